@@ -1,0 +1,83 @@
+# make · make test · make demo · make bench · make lint · make format · make asan · make tsan · make install · make clean
+# Sources are found by wildcard: a new file needs no edit here. The suffix of a file in engine/cpu/isa/ picks its flags.
+
+BUILD   ?= build
+PREFIX  ?= /usr/local
+JOBS    ?= $(shell nproc)
+CXX     := $(shell command -v ccache >/dev/null 2>&1 && echo ccache) g++
+STD     := -std=c++20
+WARN    := -Wall -Wextra -Werror
+OPT     ?= -O2 -g1
+# -ffp-contract=off: results must not depend on what a compiler chooses to fuse; kernels fuse explicitly.
+CXXFLAGS ?=
+ALL_CXXFLAGS = $(STD) $(WARN) $(OPT) -ffp-contract=off -pthread -I. -isystem /usr/include/eigen3 -MMD -MP $(CXXFLAGS)
+LDLIBS  := -lfmt -lyaml-cpp -lonig -lutf8proc -lsentencepiece -lxxhash -pthread
+MAKEFLAGS += --no-print-directory
+
+ISA_avx2       := -mavx2 -mfma -mf16c -O3
+ISA_avx512     := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c -O3
+ISA_avx512bf16 := $(ISA_avx512) -mavx512bf16
+ISA_amx        := $(ISA_avx512bf16) -mamx-tile -mamx-bf16
+
+LIB_SRC  := $(wildcard engine/*.cpp engine/cpu/*.cpp engine/cpu/isa/*.cpp engine/ops/*.cpp io/*.cpp model/*.cpp) cuda/no_cuda.cpp
+APP_SRC  := $(wildcard apps/*.cpp)
+TEST_SRC := $(wildcard tests/*.cpp tests/kernels/*.cpp)
+obj = $(patsubst %.cpp,$(BUILD)/%.o,$(1))
+LIB_OBJ  := $(call obj,$(LIB_SRC))
+APP_OBJ  := $(call obj,$(APP_SRC))
+TEST_OBJ := $(call obj,$(TEST_SRC))
+TEST_ARGS ?=
+
+.PHONY: all deps test demo bench reproduce embedded lint format asan tsan install clean help
+all: deps
+	@$(MAKE) -j$(JOBS) $(BUILD)/sutor
+
+deps:
+	@third_party/install.sh build
+
+$(BUILD)/sutor: $(APP_OBJ) $(LIB_OBJ)
+	$(CXX) $(CXXFLAGS) -o $@ $^ $(LDLIBS)
+
+$(BUILD)/sutor_tests: $(TEST_OBJ) $(filter-out $(BUILD)/apps/main.o,$(APP_OBJ)) $(LIB_OBJ)
+	$(CXX) $(CXXFLAGS) -o $@ $^ $(LDLIBS)
+
+$(BUILD)/%.o: %.cpp
+	@mkdir -p $(@D)
+	$(CXX) $(ALL_CXXFLAGS) $(ISA_$(lastword $(subst _, ,$(basename $(notdir $<))))) -c -o $@ $<
+
+test: deps
+	@$(MAKE) -j$(JOBS) $(BUILD)/sutor $(BUILD)/sutor_tests
+	@$(MAKE) lint
+	SUTOR=$(BUILD)/sutor $(BUILD)/sutor_tests $(TEST_ARGS)
+
+demo: all
+	$(BUILD)/sutor demo --out $(BUILD)/demo
+
+bench: all
+	$(BUILD)/sutor bench peaks
+	$(BUILD)/sutor bench kernels
+
+lint:
+	@tests/lint.sh
+
+format:
+	@third_party/install.sh dev
+	@git ls-files '*.cpp' '*.h' | xargs clang-format-14 -i
+
+asan:
+	@third_party/install.sh build
+	@$(MAKE) -j$(JOBS) BUILD=$(BUILD)/asan OPT="-O1 -g" CXXFLAGS="-fsanitize=address,undefined -fno-sanitize-recover=all" $(BUILD)/asan/sutor $(BUILD)/asan/sutor_tests
+	SUTOR=$(BUILD)/asan/sutor $(BUILD)/asan/sutor_tests $(TEST_ARGS)
+
+tsan:
+	@third_party/install.sh build
+	@$(MAKE) -j$(JOBS) BUILD=$(BUILD)/tsan OPT="-O1 -g" CXXFLAGS="-fsanitize=thread" $(BUILD)/tsan/sutor $(BUILD)/tsan/sutor_tests
+	SUTOR=$(BUILD)/tsan/sutor $(BUILD)/tsan/sutor_tests $(TEST_ARGS)
+
+install: all
+	install -D -m 755 $(BUILD)/sutor $(DESTDIR)$(PREFIX)/bin/sutor
+
+clean:
+	rm -rf $(BUILD)
+
+-include $(patsubst %.o,%.d,$(LIB_OBJ) $(APP_OBJ) $(TEST_OBJ))

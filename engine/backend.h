@@ -1,0 +1,42 @@
+#pragma once
+// A device's table of kernels, generated from kernels.def. A kernel that a device lacks is a link error.
+
+#include "engine/moe.h"
+#include "engine/tensor.h"
+
+namespace sutor {
+
+enum class Compute { kF32, kBF16 };
+
+struct AdamWStep {
+  float lr, beta1, beta2, eps, weight_decay;
+  float grad_scale;    // the gradient is multiplied by this first (clipping)
+  double bias1, bias2;  // 1 - beta^t
+};
+
+struct Backend;
+struct Ctx {
+  const Backend* k;  // kernels of this context's device
+  Compute compute = Compute::kF32;
+};
+
+struct Backend {
+  const char* name;
+#define KERNEL(fn, sig) void(*fn) sig;
+#include "engine/kernels.def"
+#undef KERNEL
+};
+
+namespace cpu {
+#define KERNEL(fn, sig) void fn sig;
+#include "engine/kernels.def"
+#undef KERNEL
+}  // namespace cpu
+
+const Backend& cpu_backend();
+Ctx cpu_context(Compute compute);
+
+// Why CUDA can't be used, in one sentence; empty when it can. (cuda/no_cuda.cpp when built without it.)
+std::string cuda_unusable_because();
+
+}  // namespace sutor

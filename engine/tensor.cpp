@@ -1,0 +1,140 @@
+#include "engine/tensor.h"
+
+#include <sys/mman.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <cstring>
+
+namespace sutor {
+namespace {
+
+std::atomic<int64_t> live_bytes{0}, peak_bytes{0};
+
+void count(int64_t bytes) {
+  int64_t now = live_bytes += bytes;
+  int64_t peak = peak_bytes.load();
+  while (now > peak && !peak_bytes.compare_exchange_weak(peak, now)) {
+  }
+}
+
+struct HeapStorage : Storage {
+  void* data;
+  int64_t bytes;
+  explicit HeapStorage(int64_t n) : bytes(n) {
+    // 2 MiB alignment and huge pages for what is large: fewer TLB misses, and the pages go back to the system when freed.
+    constexpr int64_t kHuge = 2 << 20;
+    int64_t align = n >= 2 * kHuge ? kHuge : 64;
+    data = std::aligned_alloc(align, (n + align - 1) / align * align + (n == 0 ? align : 0));
+    if (data == nullptr) fail("out of memory: {} bytes wanted, {} in use", n, live_bytes.load());
+    if (align == kHuge) madvise(data, n, MADV_HUGEPAGE);
+    count(bytes);
+  }
+  ~HeapStorage() override {
+    std::free(data);
+    count(-bytes);
+  }
+};
+
+}  // namespace
+
+int64_t numel_of(const Shape& shape) {
+  int64_t n = 1;
+  for (int64_t d : shape) n *= d;
+  return n;
+}
+
+std::string to_string(const Shape& shape) { return fmt::format("[{}]", fmt::join(shape, ", ")); }
+
+Tensor Tensor::view(Shape s) const {
+  check(numel_of(s) == numel(), "view: {} has not as many elements as {}", to_string(shape), to_string(s));
+  int64_t c = s.empty() ? 1 : s.back();
+  check(contiguous() || c == cols(), "view: strided {} as {}", to_string(shape), to_string(s));
+  Tensor t = *this;
+  t.ld = contiguous() ? c : ld;
+  t.shape = std::move(s);
+  return t;
+}
+
+Tensor Tensor::slice(int64_t lo, int64_t hi) const {
+  check(!shape.empty() && 0 <= lo && lo <= hi && hi <= shape[0], "slice {}..{} of {}", lo, hi, to_string(shape));
+  Tensor t = *this;
+  t.shape[0] = hi - lo;
+  int64_t rows_per = shape.size() == 1 ? 0 : numel_of(shape) / (shape[0] == 0 ? 1 : shape[0]) / cols();
+  t.data += (shape.size() == 1 ? lo : lo * rows_per * ld) * size_of(dtype);
+  return t;
+}
+
+Tensor Tensor::columns(int64_t lo, int64_t hi) const {
+  check(0 <= lo && lo <= hi && hi <= cols(), "columns {}..{} of {}", lo, hi, to_string(shape));
+  Tensor t = *this;
+  t.shape.back() = hi - lo;
+  t.data += lo * size_of(dtype);
+  return t;
+}
+
+Tensor wrap(std::shared_ptr<Storage> storage, void* data, Shape shape, DType dtype) {
+  Tensor t;
+  t.storage = std::move(storage);
+  t.data = static_cast<std::byte*>(data);
+  t.ld = shape.empty() ? 1 : shape.back();
+  t.shape = std::move(shape);
+  t.dtype = dtype;
+  return t;
+}
+
+Tensor empty(Shape shape, DType dtype) {
+  int64_t n = numel_of(shape);
+  check(n >= 0, "tensor of shape {}", to_string(shape));
+  auto heap = std::make_shared<HeapStorage>(n * size_of(dtype));
+  void* p = heap->data;
+  return wrap(std::move(heap), p, std::move(shape), dtype);
+}
+
+Tensor zeros(Shape shape, DType dtype) {
+  Tensor t = empty(std::move(shape), dtype);
+  std::memset(t.data, 0, t.nbytes());
+  return t;
+}
+
+Tensor empty_like(const Tensor& t) { return empty(t.shape, t.dtype); }
+
+void copy_into(const Tensor& dst, const Tensor& src) {
+  check(dst.numel() == src.numel(), "copy {} into {}", to_string(src.shape), to_string(dst.shape));
+  if (dst.dtype == src.dtype) {
+    if (dst.contiguous() && src.contiguous()) {
+      std::memcpy(dst.data, src.data, src.nbytes());
+      return;
+    }
+    check(dst.cols() == src.cols(), "copy {} into {}", to_string(src.shape), to_string(dst.shape));
+    int64_t b = size_of(src.dtype);
+    for (int64_t r = 0; r < src.rows(); ++r)
+      std::memcpy(dst.data + r * dst.ld * b, src.data + r * src.ld * b, src.cols() * b);
+    return;
+  }
+  check(dst.contiguous() || dst.cols() == src.cols(), "copy {} into {}", to_string(src.shape), to_string(dst.shape));
+  visit_float(src.dtype, [&](auto s) {
+    using S = decltype(s);
+    auto get = [&](int64_t i) { return float(src.as<S>()[i / src.cols() * src.ld + i % src.cols()]); };
+    auto at = [&](int64_t i) { return i / dst.cols() * dst.ld + i % dst.cols(); };
+    int64_t n = src.numel();
+    if (dst.dtype == DType::F32) {
+      for (int64_t i = 0; i < n; ++i) dst.as<float>()[at(i)] = get(i);
+    } else {
+      for (int64_t i = 0; i < n; ++i) dst.as<bf16>()[at(i)] = bf16(get(i));
+    }
+  });
+}
+
+Tensor cast(const Tensor& t, DType dtype) {
+  Tensor out = empty(t.shape, dtype);
+  copy_into(out, t);
+  return out;
+}
+
+Tensor clone(const Tensor& t) { return cast(t, t.dtype); }
+
+MemoryStats memory_stats() { return {live_bytes.load(), peak_bytes.load()}; }
+void reset_memory_peak() { peak_bytes = live_bytes.load(); }
+
+}  // namespace sutor
