@@ -14,6 +14,7 @@ Routing moe_route(const Var& logits, const Tensor& bias, const RouteOptions& opt
   // Two outputs, one derivative: the probabilities' gradient is put aside and joined to the weights' in the weights' closure,
   // which runs after every use of both (it is recorded first).
   auto aside = std::make_shared<Tensor>();
+  auto join = [&ctx, opt, probs, weight, expert, dl = logits.grad, aside](const Tensor& dweight) {
     ctx.k->moe_route_bwd(ctx, dl(), dweight, *aside, probs, weight, expert, opt);
   };
   Var w = tape.record(weight, {logits.grad}, join);
