@@ -49,8 +49,9 @@ class ParamStore {
 
   void freeze_all();
   int train(std::string_view glob);  // marks; returns how many matched; none is an error
-  // Heap copies, gradients and optimiser state for what is marked. `dtype`: F32 when computing in f32, else as in the file.
-  void prepare_training(Compute compute);
+  // Heap copies and gradients for what is marked, and with `optimizer` the masters and moments. Values become F32 when
+  // computing in f32 (or when the file is not BF16), else stay BF16.
+  void prepare_training(Compute compute, bool optimizer = true);
   std::vector<Param*> trainable();
   void zero_grads();
 
