@@ -1,4 +1,4 @@
-// y = x W^T + b, and with LoRA y += scale * (x A^T) B^T. Kernels: engine/cpu/linear.cpp.
+// Keeps x only where W trains. y = x W^T + b, and with LoRA y += scale * (x A^T) B^T. Kernels: engine/cpu/linear.cpp.
 #include "engine/ops.h"
 
 namespace sutor {
@@ -19,7 +19,7 @@ Var linear_in(Ctx& ctx, const Var& x, const Param& w, const Param* bias) {
   Var wv = tape.param(w), bv = bias ? tape.param(*bias) : Var{};
   ctx.k->linear_fwd(ctx, y, x.value, wv.value, bv.value);
   return tape.record(y, {x.grad, wv.grad, bv.grad},
-                     [&ctx, x = x.value, w = wv.value, dx = x.grad, dw = wv.grad, db = bv.grad](const Tensor& dy) {
+                     [&ctx, x = wv.grad ? x.value : Tensor{}, w = wv.value, dx = x.grad, dw = wv.grad, db = bv.grad](const Tensor& dy) {
                        ctx.k->linear_bwd(ctx, dx(), dw(), db(), dy, x, w);
                      });
 }

@@ -1,4 +1,5 @@
-// The routed experts of a layer: y = sum_k weight_k W2(silu(W1 x) * W3 x). Keeps x and the pre-activations gate, up [T*K,I].
+// The routed experts of a layer: y = sum_k weight_k W2(silu(W1 x) * W3 x). Keeps the pre-activations gate, up
+// [T*K,I], and x where an expert trains.
 // Kernels: engine/cpu/moe_ffn.cpp, engine/cpu/moe_ffn_bwd.cpp. Experts with LoRA go one by one through plain ops.
 #include "engine/ops.h"
 
@@ -101,7 +102,7 @@ Var moe_ffn(const Var& x, const Routing& routing, const ExpertBank& bank) {
   if (!keep) return tape.constant(y);
   Var anchor = trains ? tape.leaf(Tensor{}) : Var{};
   return tape.record(y, {anchor.grad, x.grad, routing.weight.grad},
-                     [&ctx, x = x.value, weight = routing.weight.value, gate, up, index, &bank, dx = x.grad,
+                     [&ctx, x = trains ? x.value : Tensor{}, weight = routing.weight.value, gate, up, index, &bank, dx = x.grad,
                       dw = routing.weight.grad](const Tensor& dy) {
                        ExpertWeights grads = bank.grads();
                        ctx.k->moe_ffn_bwd(ctx, dx(), dw(), &grads, dy, x, weight, gate, up, *index, bank.values());
