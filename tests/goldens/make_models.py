@@ -35,9 +35,10 @@ BASE = dict(vocab_size=131, hidden_size=48, num_hidden_layers=3, intermediate_si
             num_attention_heads=3, kv_lora_rank=24, qk_nope_head_dim=16, qk_rope_head_dim=8, v_head_dim=12)
 MODELS = {
     "lite": (BF16, 29, 0.8, dict(BASE, n_routed_experts=8, num_experts_per_tok=3)),
-    "full": (BF16, 39, 0.55, dict(BASE, n_routed_experts=12, num_experts_per_tok=4, q_lora_rank=28, topk_method="group_limited_greedy",
-                           n_group=4, topk_group=2, routed_scaling_factor=16.0, rms_norm_eps=1e-5, n_shared_experts=1,
-                           rope_scaling=dict(hub.YARN, mscale=1.0, mscale_all_dim=0.707))),
+    "full": (BF16, 39, 0.55, dict(BASE, n_routed_experts=12, num_experts_per_tok=4, q_lora_rank=28,
+                            topk_method="group_limited_greedy", n_group=4, topk_group=2, routed_scaling_factor=16.0,
+                            rms_norm_eps=1e-5, n_shared_experts=1,
+                            rope_scaling=dict(hub.YARN, mscale=1.0, mscale_all_dim=0.707))),
     "plain": (BF16, 19, 0.8, dict(BASE, n_routed_experts=7, num_experts_per_tok=2, rope_scaling=None, rope_theta=500)),
     "normed": (F32, 32, 0.8, dict(BASE, num_hidden_layers=2, intermediate_size=60, n_routed_experts=5, num_experts_per_tok=2,
                             norm_topk_prob=True, routed_scaling_factor=2.5, n_shared_experts=1)),
