@@ -49,7 +49,7 @@ TEST_CASE("deepseek_v2: equal to transformers in float32 and close in bf16") {
     CAPTURE(dir);
     ++models;
     Checkpoint golden = Checkpoint::open(dir + "/golden.safetensors");
-    auto out = traced(dir, Compute::kF32, {.grads = true, .greedy = 16, .aux = false, .activations = ""});
+    auto out = traced(dir, Compute::kF32, {.grads = golden.has("grad.model.norm.weight"), .greedy = 16, .aux = false, .activations = ""});
     CHECK(relative_max(out.at("logits"), golden.get("logits")) <= 1e-5);
     CHECK(relative_max(out.at("loss"), golden.get("loss")) <= 1e-5);
     int gradients = 0;
@@ -62,7 +62,7 @@ TEST_CASE("deepseek_v2: equal to transformers in float32 and close in bf16") {
     }
     int own = 0;
     for (const auto& [name, t] : out) own += name.starts_with("grad.");
-    CHECK(gradients == own);
+    if (gradients > 0) CHECK(gradients == own);
     Tensor greedy = golden.get("greedy");
     for (int64_t i = 0; i < greedy.numel(); ++i) CHECK(out.at("greedy").as<int64_t>()[i] == greedy.as<int64_t>()[i]);
     auto half = traced(dir, Compute::kBF16, {});
