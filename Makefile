@@ -43,7 +43,7 @@ $(BUILD)/sutor_tests: $(TEST_OBJ) $(filter-out $(BUILD)/apps/main.o,$(APP_OBJ)) 
 
 $(BUILD)/%.o: %.cpp
 	@mkdir -p $(@D)
-	$(CXX) $(ALL_CXXFLAGS) $(ISA_$(lastword $(subst _, ,$(basename $(notdir $<))))) -c -o $@ $<
+	@echo "  CXX  $<"; $(CXX) $(ALL_CXXFLAGS) $(ISA_$(lastword $(subst _, ,$(basename $(notdir $<))))) -c -o $@ $<
 
 test: deps
 	@$(MAKE) -j$(JOBS) $(BUILD)/sutor $(BUILD)/sutor_tests

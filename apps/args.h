@@ -1,0 +1,71 @@
+#pragma once
+// Options of a command: declared once, and that one list drives parsing, --help, --config FILE.yaml, --dump-config.
+
+#include <map>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "engine/backend.h"
+
+namespace sutor {
+
+// Wrong usage: exit code 2.
+struct UsageError : Error {
+  using Error::Error;
+};
+
+class Args {
+ public:
+  enum class Kind { kString, kInt, kReal, kFlag, kChoice, kList };
+
+  Args(std::string command, std::string summary, std::string example);
+
+  // Declaration. Every option has a default shown by --help; an empty default of a string means "not given".
+  void positional(const char* name, const char* help);
+  void string(const char* name, const char* help, std::string fallback = "");
+  void integer(const char* name, const char* help, int64_t fallback, int64_t lo, int64_t hi);
+  void real(const char* name, const char* help, double fallback, double lo, double hi);
+  void flag(const char* name, const char* help);
+  void choice(const char* name, const char* help, std::string fallback, std::vector<std::string> allowed);
+  void list(const char* name, const char* help);  // repeatable
+  void common();                                  // --device --dtype --threads --seed --verbose --quiet --json
+
+  // Returns false when --help or --dump-config was asked for and has been printed.
+  bool parse(int argc, char** argv);
+
+  const std::string& str(const std::string& name) const;
+  int64_t num(const std::string& name) const;
+  double real(const std::string& name) const;
+  bool on(const std::string& name) const;
+  const std::vector<std::string>& all(const std::string& name) const;
+  bool given(const std::string& name) const { return given_.count(name) != 0; }
+  const std::string& required(const std::string& name) const;  // usage error when not given
+
+  // An option that would do nothing here is an error, not a silence.
+  void no_effect_unless(bool condition, const std::string& name, const std::string& why) const;
+
+  Ctx context() const;       // sets threads, chooses device and dtype
+  std::string yaml() const;  // the effective configuration
+
+ private:
+  struct Option {
+    Kind kind;
+    std::string help, text;
+    std::vector<std::string> values, allowed;
+    double lo = 0, hi = 0;
+    bool positional = false;
+  };
+  Option& declare(const char* name, Kind kind, const char* help, std::string fallback);
+  const Option& at(const std::string& name) const;
+  void set(const std::string& name, const std::string& value, const std::string& where);
+  void read_yaml(const std::string& file);
+  std::string usage() const;
+
+  std::string command_, summary_, example_;
+  std::vector<std::string> order_, positionals_;
+  std::map<std::string, Option> options_;
+  std::set<std::string> given_;
+};
+
+}  // namespace sutor

@@ -1,0 +1,10 @@
+#include "apps/commands.h"
+
+namespace sutor {
+
+const std::vector<const Command*>& commands() {
+  static const std::vector<const Command*> all{&kScore, &kSelect, &kTrain, &kMerge, &kGenerate, &kTrace, &kInspect, &kInit, &kEnv};
+  return all;
+}
+
+}  // namespace sutor

@@ -1,0 +1,19 @@
+#pragma once
+// Every sub-command: one file apps/<name>.cpp defines its Command, this list names them, commands.cpp makes the table.
+
+#include "apps/args.h"
+
+namespace sutor {
+
+struct Command {
+  const char* name;
+  const char* summary;
+  const char* example;
+  void (*declare)(Args&);
+  void (*run)(const Args&);
+};
+
+extern const Command kTrace, kSelect, kScore, kTrain, kMerge, kGenerate, kInit, kInspect, kEnv;
+const std::vector<const Command*>& commands();
+
+}  // namespace sutor

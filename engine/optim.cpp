@@ -1,0 +1,55 @@
+#include "engine/optim.h"
+
+#include <cmath>
+#include <numbers>
+
+#include "engine/parallel.h"
+
+namespace sutor {
+
+double grad_norm(const std::vector<Param*>& params) {
+  constexpr int64_t kBlock = 1 << 16;
+  double total = 0;
+  for (const Param* p : params) {
+    int64_t n = p->grad.numel(), blocks = (n + kBlock - 1) / kBlock;
+    const float* g = p->grad.f32();
+    std::vector<double> part(blocks, 0.0);
+    parallel_for(blocks, 1, [&](int64_t lo, int64_t hi) {
+      for (int64_t b = lo; b < hi; ++b) {
+        double lane[8] = {};
+        int64_t end = std::min(n, (b + 1) * kBlock), i = b * kBlock;
+        for (; i + 8 <= end; i += 8)
+          for (int j = 0; j < 8; ++j) lane[j] += static_cast<double>(g[i + j]) * g[i + j];
+        for (; i < end; ++i) lane[0] += static_cast<double>(g[i]) * g[i];
+        for (double l : lane) part[b] += l;
+      }
+    });
+    for (double s : part) total += s;
+  }
+  return std::sqrt(total);
+}
+
+void adamw(Ctx& ctx, const std::vector<Param*>& params, const AdamWOptions& opt, double lr, double grad_scale, int64_t t) {
+  AdamWStep step{};
+  step.lr = static_cast<float>(lr);
+  step.beta1 = static_cast<float>(opt.beta1);
+  step.beta2 = static_cast<float>(opt.beta2);
+  step.eps = static_cast<float>(opt.eps);
+  step.grad_scale = static_cast<float>(grad_scale);
+  step.bias1 = 1 - std::pow(opt.beta1, static_cast<double>(t));
+  step.bias2 = 1 - std::pow(opt.beta2, static_cast<double>(t));
+  for (Param* p : params) {
+    step.weight_decay = p->value.shape.size() > 1 ? static_cast<float>(opt.weight_decay) : 0.0f;
+    ctx.k->adamw_step(ctx, p->value, p->master, p->m, p->v, p->grad, step);
+  }
+}
+
+double learning_rate(Schedule schedule, double peak, int64_t s, int64_t n, int64_t warmup) {
+  if (s < warmup) return peak * static_cast<double>(s + 1) / static_cast<double>(warmup);
+  if (schedule == Schedule::kConstant) return peak;
+  double x = static_cast<double>(s - warmup) / static_cast<double>(std::max<int64_t>(1, n - warmup));
+  if (schedule == Schedule::kLinear) return peak * (1 - x);
+  return peak * 0.5 * (1 + std::cos(std::numbers::pi * x));
+}
+
+}  // namespace sutor

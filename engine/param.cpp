@@ -1,0 +1,89 @@
+#include "engine/param.h"
+
+#include <cstring>
+
+namespace sutor {
+
+bool glob_match(std::string_view glob, std::string_view name) {
+  size_t g = 0, n = 0, star = std::string_view::npos, mark = 0;
+  while (n < name.size()) {
+    if (g < glob.size() && glob[g] == '*') {
+      star = g++;
+      mark = n;
+    } else if (g < glob.size() && glob[g] == name[n]) {
+      ++g;
+      ++n;
+    } else if (star != std::string_view::npos) {
+      g = star + 1;
+      n = ++mark;
+    } else {
+      return false;
+    }
+  }
+  while (g < glob.size() && glob[g] == '*') ++g;
+  return g == glob.size();
+}
+
+Param& ParamStore::add(const std::string& name, const Shape& shape) {
+  check(static_cast<bool>(source), "parameter {}: no source of weights", name);
+  return add(name, source(name, shape));
+}
+
+Param& ParamStore::add(const std::string& name, Tensor value) {
+  check(!has(name), "parameter {} built twice", name);
+  Param p;
+  p.name = name;
+  p.value = std::move(value);
+  params_.push_back(std::move(p));
+  return *(index_[name] = &params_.back());
+}
+
+Param& ParamStore::at(const std::string& name) {
+  auto it = index_.find(name);
+  check(it != index_.end(), "the model has no parameter {}", name);
+  return *it->second;
+}
+
+void ParamStore::freeze_all() {
+  for (Param& p : params_) {
+    p.trainable = false;
+    p.grad = p.master = p.m = p.v = {};
+  }
+}
+
+int ParamStore::train(std::string_view glob) {
+  int n = 0;
+  for (Param& p : params_) {
+    if (!glob_match(glob, p.name)) continue;
+    p.trainable = true;
+    ++n;
+  }
+  check(n > 0, "no parameter matches '{}'", glob);
+  return n;
+}
+
+void ParamStore::prepare_training(Compute compute, bool optimizer) {
+  for (Param& p : params_) {
+    if (!p.trainable || p.grad) continue;
+    p.value = compute == Compute::kF32 || p.value.dtype != DType::BF16 ? cast(p.value, DType::F32) : clone(p.value);
+    p.grad = zeros(p.value.shape);
+    if (!optimizer) continue;
+    p.master = p.value.dtype == DType::F32 ? p.value : cast(p.value, DType::F32);
+    p.m = zeros(p.value.shape);
+    p.v = zeros(p.value.shape);
+  }
+}
+
+std::vector<Param*> ParamStore::trainable() {
+  std::vector<Param*> out;
+  for (Param& p : params_)
+    if (p.trainable) out.push_back(&p);
+  return out;
+}
+
+void ParamStore::zero_grads() {
+  for (Param& p : params_)
+    if (p.grad) std::memset(p.grad.data, 0, p.grad.nbytes());
+}
+
+}  // namespace sutor

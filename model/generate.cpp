@@ -1,0 +1,83 @@
+#include "model/generate.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <numeric>
+
+namespace sutor {
+
+Tensor logits_of(Ctx& ctx, const Model& model, const Tensor& hidden) {
+  Tensor y = empty({hidden.rows(), model.head().value.dim(0)});
+  ctx.k->linear_fwd(ctx, y, hidden, model.head().value, {});
+  return y;
+}
+
+int32_t Sampler::operator()(float* logits, int64_t V, const std::vector<int32_t>& seen) {
+  if (opt_.repetition_penalty != 1) {
+    std::vector<int32_t> once(seen);
+    std::sort(once.begin(), once.end());
+    once.erase(std::unique(once.begin(), once.end()), once.end());
+    for (int32_t id : once) {
+      float& l = logits[id];
+      l = static_cast<float>(l > 0 ? l / opt_.repetition_penalty : l * opt_.repetition_penalty);
+    }
+  }
+  int32_t best = static_cast<int32_t>(std::max_element(logits, logits + V) - logits);
+  if (opt_.temperature <= 0) return best;
+  std::vector<int32_t> order(V);
+  std::iota(order.begin(), order.end(), 0);
+  auto by_logit = [&](int32_t a, int32_t b) { return logits[a] != logits[b] ? logits[a] > logits[b] : a < b; };
+  int64_t keep = opt_.top_k > 0 ? std::min(opt_.top_k, V) : V;
+  std::partial_sort(order.begin(), order.begin() + keep, order.end(), by_logit);
+  std::vector<double> p(keep);
+  double sum = 0;
+  for (int64_t i = 0; i < keep; ++i) sum += p[i] = std::exp((logits[order[i]] - logits[best]) / opt_.temperature);
+  double mass = 0, limit = opt_.top_p * sum;
+  int64_t n = 0;
+  while (n < keep && (n == 0 || mass < limit) && p[n] >= opt_.min_p * p[0]) mass += p[n++];
+  uint64_t z = (state_ += 0x9e3779b97f4a7c15u);  // splitmix64
+  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+  z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+  double u = static_cast<double>((z ^ (z >> 31)) >> 11) * 0x1p-53 * mass;
+  for (int64_t i = 0; i < n; ++i)
+    if ((u -= p[i]) < 0) return order[i];
+  return order[n - 1];
+}
+
+Generation generate(Ctx& ctx, Model& model, const std::vector<int32_t>& prompt, int64_t max_tokens, const std::vector<int32_t>& eos,
+                    const SampleOptions& opt, const std::function<bool(int32_t)>& on_token) {
+  using Clock = std::chrono::steady_clock;
+  auto since = [](Clock::time_point t) { return std::chrono::duration<double>(Clock::now() - t).count(); };
+  check(!prompt.empty(), "the prompt has no tokens");
+  for (int32_t id : prompt) check(id >= 0 && id < model.config.vocab, "token id {}: the vocabulary has {} ids", id, model.config.vocab);
+  Generation g;
+  Sampler sample(opt);
+  KvCache cache = model.make_cache(static_cast<int64_t>(prompt.size()) + max_tokens);
+  auto begin = Clock::now();
+  Tensor h = model.extend(ctx, cache, prompt);
+  Tensor logits = logits_of(ctx, model, h.slice(h.dim(0) - 1, h.dim(0)));
+  g.prefill_seconds = since(begin);
+  begin = Clock::now();
+  std::vector<int32_t> seen = prompt;
+  while (static_cast<int64_t>(g.ids.size()) < max_tokens) {
+    int32_t id = sample(logits.f32(), logits.cols(), seen);
+    if (std::find(eos.begin(), eos.end(), id) != eos.end()) {
+      g.stopped = true;
+      break;
+    }
+    g.ids.push_back(id);
+    seen.push_back(id);
+    if (on_token && !on_token(id)) {
+      g.stopped = true;
+      break;
+    }
+    if (static_cast<int64_t>(g.ids.size()) == max_tokens) break;
+    logits = logits_of(ctx, model, model.extend(ctx, cache, {id}));
+    ++g.decode_tokens;
+  }
+  g.decode_seconds = since(begin);
+  return g;
+}
+
+}  // namespace sutor

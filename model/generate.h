@@ -1,0 +1,40 @@
+#pragma once
+// Generation: prefill, then one token at a time; greedy or sampled.
+
+#include "model/model.h"
+
+namespace sutor {
+
+struct SampleOptions {
+  double temperature = 0;  // 0: greedy (plain argmax, lowest id wins a tie)
+  double top_p = 1, min_p = 0, repetition_penalty = 1;
+  int64_t top_k = 0;  // 0: all
+  uint64_t seed = 0;
+};
+
+// Draws ids; one generator per sequence. logits are changed in place by the penalty.
+class Sampler {
+ public:
+  explicit Sampler(const SampleOptions& opt) : opt_(opt), state_(opt.seed) {}
+  int32_t operator()(float* logits, int64_t V, const std::vector<int32_t>& seen);
+
+ private:
+  SampleOptions opt_;
+  uint64_t state_;
+};
+
+struct Generation {
+  std::vector<int32_t> ids;       // the new tokens, the stopping one not included
+  bool stopped = false;           // by an eos id or by on_token; else max_tokens was reached
+  double prefill_seconds = 0, decode_seconds = 0;
+  int64_t decode_tokens = 0;
+};
+
+// on_token(id) is called for each new token and returns false to stop there.
+Generation generate(Ctx& ctx, Model& model, const std::vector<int32_t>& prompt, int64_t max_tokens, const std::vector<int32_t>& eos,
+                    const SampleOptions& opt, const std::function<bool(int32_t)>& on_token = {});
+
+// Logits [n,V] of hidden states [n,H].
+Tensor logits_of(Ctx& ctx, const Model& model, const Tensor& hidden);
+
+}  // namespace sutor

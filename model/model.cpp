@@ -1,0 +1,84 @@
+#include "model/model.h"
+
+#include <cmath>
+#include <numbers>
+
+#include "io/safetensors.h"
+#include "model/family.h"
+
+namespace sutor {
+
+Batch make_batch(const std::vector<std::vector<int32_t>>& ids) { return make_batch(ids, {}, {}); }
+
+Batch make_batch(const std::vector<std::vector<int32_t>>& ids, const std::vector<std::vector<int32_t>>& labels,
+                 const std::vector<std::vector<int32_t>>& starts) {
+  int64_t T = 0;
+  for (const auto& r : ids) T += static_cast<int64_t>(r.size());
+  Batch b{empty({T}, DType::I32), empty({T}, DType::I32), empty({T}, DType::I32), empty({T}, DType::I32), {0}};
+  int32_t at = 0;
+  for (size_t r = 0; r < ids.size(); ++r) {
+    int32_t first = at, n = static_cast<int32_t>(ids[r].size());
+    for (int32_t i = 0; i < n; ++i, ++at) {
+      int32_t doc = first + (starts.empty() ? 0 : starts[r][i]);
+      b.ids.i32()[at] = ids[r][i];
+      b.start.i32()[at] = doc;
+      b.positions.i32()[at] = at - doc;
+      int32_t next = labels.empty() || i + 1 == n ? -100 : labels[r][i + 1];
+      // A token never predicts the first one of the next document.
+      if (!starts.empty() && i + 1 < n && starts[r][i + 1] == i + 1) next = -100;
+      b.targets.i32()[at] = next < 0 ? -1 : next;
+    }
+    b.rows.push_back(at);
+  }
+  return b;
+}
+
+std::unique_ptr<Model> make_model(const Config& config, WeightSource source) { return make_deepseek_v2(config, std::move(source)); }
+
+std::unique_ptr<Model> load_model(const std::string& folder) {
+  Config config = read_config(folder);
+  auto files = std::make_shared<Checkpoint>(Checkpoint::open(folder));
+  auto model = make_model(config, [files, folder](const std::string& name, const Shape& shape) {
+    check(files->has(name), "{}: the checkpoint has no tensor {}", folder, name);
+    Tensor t = files->get(name);
+    check(t.shape == shape, "{}: {} has shape {}, config.json asks for {}", folder, name, to_string(t.shape), to_string(shape));
+    check(t.dtype == DType::F32 || t.dtype == DType::BF16 || t.dtype == DType::F16, "{}: {} is {}, supported: F32, BF16, F16", folder,
+          name, name_of(t.dtype));
+    return t;
+  });
+  for (const std::string& name : files->names()) {
+    bool known = model->params.has(name) || name.ends_with("rotary_emb.inv_freq") ||
+                 (config.tie_embeddings && name == "lm_head.weight");
+    check(known, "{}: tensor {} belongs to no part of a {} model with this config.json", folder, name, config.model_type);
+  }
+  return model;
+}
+
+WeightSource random_source(const Config& config, uint64_t seed, DType dtype) {
+  double std = config.init_std;
+  return [std, seed, dtype](const std::string& name, const Shape& shape) {
+    Tensor t = empty(shape);
+    float* p = t.f32();
+    int64_t n = t.numel();
+    if (name.ends_with("norm.weight")) {
+      std::fill(p, p + n, 1.0f);
+      return dtype == DType::F32 ? t : cast(t, dtype);
+    }
+    uint64_t state = seed ^ 0xcbf29ce484222325u;  // FNV-1a over the name, then splitmix64
+    for (unsigned char ch : name) state = (state ^ ch) * 0x100000001b3u;
+    auto uniform = [&state] {
+      uint64_t z = (state += 0x9e3779b97f4a7c15u);
+      z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+      z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+      return (static_cast<double>((z ^ (z >> 31)) >> 11) + 0.5) * 0x1p-53;
+    };
+    for (int64_t i = 0; i < n; i += 2) {  // Box-Muller
+      double r = std * std::sqrt(-2 * std::log(uniform())), a = 2 * std::numbers::pi * uniform();
+      p[i] = static_cast<float>(r * std::cos(a));
+      if (i + 1 < n) p[i + 1] = static_cast<float>(r * std::sin(a));
+    }
+    return dtype == DType::F32 ? t : cast(t, dtype);
+  };
+}
+
+}  // namespace sutor

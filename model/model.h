@@ -1,0 +1,60 @@
+#pragma once
+// What every family offers: named parameters, a forward pass that the trainer, the scorer and generation share.
+
+#include <memory>
+
+#include "engine/ops.h"
+#include "model/config.h"
+
+namespace sutor {
+
+// Tokens of one micro-batch: `rows` sequences laid end to end, each perhaps holding several documents.
+struct Batch {
+  Tensor ids, positions, start;  // I32 [T]; start[t] = first token of t's document (index into T)
+  Tensor targets;                // I32 [T]: id that t predicts, -1 = not trained
+  std::vector<int32_t> rows;     // row r is tokens rows[r]..rows[r+1]
+};
+// One document per row.
+Batch make_batch(const std::vector<std::vector<int32_t>>& ids);
+// Row i with labels at the same positions as ids (-100 = not trained) and, if given, document starts within the row.
+Batch make_batch(const std::vector<std::vector<int32_t>>& ids, const std::vector<std::vector<int32_t>>& labels,
+                 const std::vector<std::vector<int32_t>>& starts = {});
+
+// The one tap: sees every named activation and the routing of every MoE layer.
+struct Trace {
+  virtual ~Trace() = default;
+  virtual void activation(const std::string&, const Tensor&) {}
+  virtual void routing(int /*layer*/, const Routing&) {}
+};
+
+// A layer's keys and values in the family's own form; MLA: latent[S,L] and pe[S,R].
+struct LayerCache {
+  Tensor latent, pe;
+};
+struct KvCache {
+  std::vector<LayerCache> layers;
+  int64_t length = 0, capacity = 0;
+};
+
+class Model {
+ public:
+  virtual ~Model() = default;
+  Config config;
+  ParamStore params;
+  bool recompute = false;  // keep only each block's input for backward
+
+  // Final normalised hidden states [T,H] of a batch; aux, if given, collects each MoE layer's balance loss.
+  virtual Var hidden(Tape& tape, const Batch& batch, Trace& trace, std::vector<Var>* aux) = 0;
+  virtual const Param& head() const = 0;
+  virtual KvCache make_cache(int64_t capacity) const = 0;
+  // Appends ids to the cached sequence; returns the hidden states [n,H] of the new tokens.
+  virtual Tensor extend(Ctx& ctx, KvCache& cache, const std::vector<int32_t>& ids) = 0;
+};
+
+// Builds the model of a folder; weights stay in the mapped files. `source` in place of files: `sutor init`.
+std::unique_ptr<Model> load_model(const std::string& folder);
+std::unique_ptr<Model> make_model(const Config& config, std::function<Tensor(const std::string&, const Shape&)> source);
+// Seeded normal weights (std initializer_range; norms 1), each tensor from (seed, name) alone, so order does not matter.
+std::function<Tensor(const std::string&, const Shape&)> random_source(const Config& config, uint64_t seed, DType dtype);
+
+}  // namespace sutor
