@@ -1,0 +1,236 @@
+#include "io/safetensors.h"
+
+#include <algorithm>
+#include <cstring>
+#include <filesystem>
+#include <optional>
+#include <set>
+#include <string_view>
+
+#include "io/json.h"
+
+namespace sutor {
+namespace fs = std::filesystem;
+namespace {
+
+constexpr uint64_t kMaxHeader = 100'000'000;
+
+struct FileType {
+  std::string_view name;
+  int bits;
+};
+constexpr FileType kTypes[] = {
+    {"BOOL", 8},    {"F4", 4},           {"F6_E2M3", 6},     {"F6_E3M2", 6}, {"U8", 8},   {"I8", 8},
+    {"F8_E5M2", 8}, {"F8_E4M3", 8},      {"F8_E8M0", 8},     {"F8_E4M3FNUZ", 8}, {"F8_E5M2FNUZ", 8},
+    {"I16", 16},    {"U16", 16},         {"F16", 16},        {"BF16", 16},   {"I32", 32}, {"U32", 32},
+    {"F32", 32},    {"C64", 64},         {"F64", 64},        {"I64", 64},    {"U64", 64}};
+
+int bits_of(std::string_view name) {
+  for (const FileType& t : kTypes)
+    if (t.name == name) return t.bits;
+  return 0;
+}
+
+std::optional<DType> dtype_named(std::string_view name) {
+  for (int i = 0; i <= static_cast<int>(DType::BOOL); ++i)
+    if (name_of(static_cast<DType>(i)) == name) return static_cast<DType>(i);
+  return std::nullopt;
+}
+
+bool is_utf8(std::string_view s) {
+  for (size_t i = 0; i < s.size();) {
+    auto c = static_cast<unsigned char>(s[i]);
+    size_t n = c < 0x80 ? 1 : c >= 0xc2 && c < 0xe0 ? 2 : c >= 0xe0 && c < 0xf0 ? 3
+               : c >= 0xf0 && c < 0xf5 ? 4 : 0;
+    if (n == 0 || i + n > s.size()) return false;
+    for (size_t j = 1; j < n; ++j)
+      if ((static_cast<unsigned char>(s[i + j]) & 0xc0) != 0x80) return false;
+    auto d = n > 1 ? static_cast<unsigned char>(s[i + 1]) : 0;
+    // overlong forms, surrogates, above U+10FFFF
+    if ((c == 0xe0 && d < 0xa0) || (c == 0xed && d > 0x9f) || (c == 0xf0 && d < 0x90) ||
+        (c == 0xf4 && d > 0x8f))
+      return false;
+    i += n;
+  }
+  return true;
+}
+
+TensorInfo parse_info(const std::string& name, const Json& j, const std::string& where) {
+  TensorInfo t;
+  t.name = name;
+  std::string at = where + ": tensor " + name;
+  t.dtype = get<std::string>(j, "dtype", at);
+  check(bits_of(t.dtype) != 0, "{}: unknown dtype \"{}\"", at, t.dtype);
+  auto numbers = [&](const char* key) {
+    Json a = get<Json>(j, key, at);
+    check(a.is_array(), "{}: key \"{}\" must be an array, found {}", at, key, a.type_name());
+    std::vector<uint64_t> out;
+    for (const Json& v : a) {
+      check(v.is_number_unsigned(), "{}: key \"{}\" must hold integers >= 0, found {}", at, key,
+            v.is_number() ? v.dump() : v.type_name());
+      out.push_back(v.get<uint64_t>());
+    }
+    return out;
+  };
+  for (uint64_t d : numbers("shape")) {
+    check(std::in_range<int64_t>(d), "{}: dimension {} is too large", at, d);
+    t.shape.push_back(static_cast<int64_t>(d));
+  }
+  auto offsets = numbers("data_offsets");
+  check(offsets.size() == 2, "{}: data_offsets must have 2 entries, found {}", at, offsets.size());
+  t.begin = offsets[0];
+  t.end = offsets[1];
+  return t;
+}
+
+}  // namespace
+
+SafetensorsFile::SafetensorsFile(const std::string& path)
+    : map_(std::make_shared<MappedFile>(path)) {
+  const MappedFile& m = *map_;
+  check(m.size >= 8, "{}: HeaderTooSmall: the file has {} bytes, at least 8 needed", path, m.size);
+  uint64_t n = 0;
+  std::memcpy(&n, m.data, 8);
+  check(n <= kMaxHeader, "{}: HeaderTooLarge: {} bytes, at most {} allowed", path, n, kMaxHeader);
+  check(n <= m.size - 8, "{}: InvalidHeaderLength: header of {} bytes in a file of {}", path, n,
+        m.size);
+  std::string_view text(reinterpret_cast<const char*>(m.data) + 8, n);
+  check(is_utf8(text), "{}: InvalidHeader: not UTF-8", path);
+  std::string where = path + ": InvalidHeaderDeserialization";
+  check(!text.empty() && text[0] == '{', "{}: the header must start with '{{'", where);
+  Json header = parse_json(text, where, 8, kMaxHeader);
+  for (const auto& [key, value] : header.items()) {
+    if (key != "__metadata__") {
+      infos_.push_back(parse_info(key, value, where));
+      continue;
+    }
+    check(value.is_object(), "{}: __metadata__ must be an object, found {}", where,
+          value.type_name());
+    for (const auto& [k, v] : value.items()) {
+      check(v.is_string(), "{}: __metadata__ \"{}\" must be a string, found {}", where, k,
+            v.type_name());
+      metadata_[k] = v.get<std::string>();
+    }
+  }
+  std::stable_sort(infos_.begin(), infos_.end(), [](const TensorInfo& a, const TensorInfo& b) {
+    return a.begin != b.begin ? a.begin < b.begin : a.end < b.end;
+  });
+  for (const TensorInfo& t : infos_) {
+    check(t.begin == total_ && t.end >= t.begin,
+          "{}: InvalidOffset: tensor {} at {}..{}, expected to begin at {}", path, t.name, t.begin,
+          t.end, total_);
+    uint64_t bits = 1;
+    bool ok = true;
+    for (int64_t d : t.shape)
+      ok = ok && !__builtin_mul_overflow(bits, static_cast<uint64_t>(d), &bits);
+    ok = ok && !__builtin_mul_overflow(bits, static_cast<uint64_t>(bits_of(t.dtype)), &bits);
+    check(ok, "{}: ValidationOverflow: tensor {} of shape {}", path, t.name, to_string(t.shape));
+    check(bits % 8 == 0, "{}: MisalignedSlice: tensor {} has {} bits", path, t.name, bits);
+    check(t.end - t.begin == bits / 8, "{}: TensorInvalidInfo: tensor {} {} {} needs {} bytes, has {}",
+          path, t.name, t.dtype, to_string(t.shape), bits / 8, t.end - t.begin);
+    total_ = t.end;
+  }
+  data_at_ = 8 + n;
+  check(total_ == m.size - data_at_,
+        "{}: MetadataIncompleteBuffer: the header describes {} bytes of data, the file has {}", path,
+        total_, m.size - data_at_);
+  for (const TensorInfo& t : infos_) {
+    index_[t.name] = names_.size();
+    names_.push_back(t.name);
+  }
+}
+
+const TensorInfo& SafetensorsFile::info(const std::string& name) const {
+  auto it = index_.find(name);
+  check(it != index_.end(), "{}: no tensor {}", path(), name);
+  return infos_[it->second];
+}
+
+Tensor SafetensorsFile::get(const std::string& name) const {
+  const TensorInfo& t = info(name);
+  auto dtype = dtype_named(t.dtype);
+  check(dtype.has_value(), "{}: tensor {} has dtype {}, which is not supported", path(), name,
+        t.dtype);
+  auto* p = const_cast<std::byte*>(map_->data + data_at_ + t.begin);
+  if (reinterpret_cast<uintptr_t>(p) % size_of(*dtype) == 0) return wrap(map_, p, t.shape, *dtype);
+  Tensor copy = empty(t.shape, *dtype);  // files of others need not align their data
+  std::memcpy(copy.data, p, t.end - t.begin);
+  return copy;
+}
+
+const SafetensorsFile& Checkpoint::file(const std::string& name) const {
+  auto it = owner_.find(name);
+  check(it != owner_.end(), "{}: no tensor {}", path_, name);
+  return files_[it->second];
+}
+
+void Checkpoint::add(const std::string& path, const std::map<std::string, std::string>* weight_map,
+                     const std::string& file_name) {
+  files_.emplace_back(path);
+  const SafetensorsFile& f = files_.back();
+  for (const std::string& name : f.names()) {
+    if (weight_map != nullptr) {
+      auto it = weight_map->find(name);
+      if (it == weight_map->end()) continue;  // not part of the model, says the index
+      check(it->second == file_name, "{}: tensor {} is also here, the index puts it in {}", path,
+            name, it->second);
+    }
+    owner_[name] = files_.size() - 1;
+    names_.push_back(name);
+    total_ += f.info(name).end - f.info(name).begin;
+  }
+}
+
+Checkpoint Checkpoint::open(const std::string& path) {
+  Checkpoint c;
+  c.path_ = path;
+  std::error_code ec;
+  fs::path index = path;
+  if (fs::is_directory(path, ec)) {
+    fs::path single = fs::path(path) / "model.safetensors";
+    index = fs::path(path) / "model.safetensors.index.json";
+    if (!fs::exists(single, ec) && !fs::exists(index, ec)) {
+      std::vector<fs::path> found;
+      for (fs::directory_iterator it(path, ec), last; !ec && it != last; it.increment(ec))
+        if (it->path().extension() == ".safetensors") found.push_back(it->path());
+      check(!ec, "{}: cannot list: {}", path, ec.message());
+      check(found.size() == 1,
+            "{}: no model.safetensors or model.safetensors.index.json, and {} *.safetensors (1 allowed)",
+            path, found.size());
+      single = found[0];
+    }
+    if (fs::exists(single, ec)) {
+      c.add(single.string(), nullptr, "");
+      return c;
+    }
+  } else if (index.extension() != ".json") {
+    c.add(path, nullptr, "");
+    return c;
+  }
+  const std::string where = index.string();
+  Json root = read_json_file(where);
+  Json weights = get<Json>(root, "weight_map", where);
+  check(weights.is_object(), "{}: key \"weight_map\" must be an object, found {}", where,
+        weights.type_name());
+  std::map<std::string, std::string> weight_map;
+  std::set<std::string> shards;
+  for (const auto& [name, v] : weights.items()) {
+    check(v.is_string(), "{}: weight_map \"{}\" must be a string, found {}", where, name,
+          v.type_name());
+    std::string f = v.get<std::string>();
+    check(!f.empty() && f != "." && f != ".." && f.find_first_of(std::string_view("/\\\0", 3)) == f.npos,
+          "{}: weight_map \"{}\": \"{}\" is not a plain file name", where, name, f);
+    weight_map[name] = f;
+    shards.insert(f);
+  }
+  for (const std::string& f : shards) {
+    fs::path shard = index.parent_path() / f;
+    check(fs::exists(shard, ec), "{}: shard {} is missing", where, f);
+    c.add(shard.string(), &weight_map, f);
+  }
+  for (const auto& [name, f] : weight_map)
+    check(c.has(name), "{}: tensor {} is not in its shard {}", where, name, f);
+  return c;
+}
+
+}  // namespace sutor
