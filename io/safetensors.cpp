@@ -209,7 +209,7 @@ Checkpoint Checkpoint::open(const std::string& path) {
   }
   const std::string where = index.string();
   Json root = read_json_file(where);
-  Json weights = get<Json>(root, "weight_map", where);
+  Json weights = sutor::get<Json>(root, "weight_map", where);
   check(weights.is_object(), "{}: key \"weight_map\" must be an object, found {}", where,
         weights.type_name());
   std::map<std::string, std::string> weight_map;
