@@ -77,7 +77,19 @@ inline void store(float* y, int64_t ld, const float* c, int64_t rows, int64_t co
   }
 }
 
-template <class V, class S, int M>
+// A vector of weights as the GEMM would see them: f32 and f16 are rounded to bf16 when it rounds.
+template <class V, bool kRound, class S>
+inline typename V::V load_weights(const S* p) {
+  if constexpr (!kRound || __is_same(S, bf16)) {
+    return V::load(p);
+  } else {
+    float f[V::kW];
+    for (int i = 0; i < V::kW; ++i) f[i] = float_of(rounded(widen(p[i])));
+    return V::load(f);
+  }
+}
+
+template <class V, bool kRound, class S, int M>
 inline void dot_rows(float* out, int64_t ld_out, const S* const* w, int64_t n_rows, const float* x, int64_t ldx,
                      int64_t k) {
   typename V::V acc[4][M];
@@ -91,7 +103,7 @@ inline void dot_rows(float* out, int64_t ld_out, const S* const* w, int64_t n_ro
 #pragma GCC unroll 4
     for (int r = 0; r < 4; ++r) {
       if constexpr (sizeof(S) == 2) __builtin_prefetch(w[r] + i + 512);
-      auto wv = V::load(w[r] + i);
+      auto wv = load_weights<V, kRound>(w[r] + i);
 #pragma GCC unroll 4
       for (int m = 0; m < M; ++m) acc[r][m] = V::fma(wv, xv[m], acc[r][m]);
     }
@@ -99,31 +111,32 @@ inline void dot_rows(float* out, int64_t ld_out, const S* const* w, int64_t n_ro
   for (int64_t r = 0; r < n_rows; ++r)
     for (int m = 0; m < M; ++m) {
       float s = V::sum(acc[r][m]);
-      for (int64_t j = i; j < k; ++j) s += widen(w[r][j]) * x[m * ldx + j];
+      for (int64_t j = i; j < k; ++j)
+        s += (kRound ? float_of(rounded(widen(w[r][j]))) : widen(w[r][j])) * x[m * ldx + j];
       out[m * ld_out + r] = s;
     }
 }
 
-template <class V, class S>
+template <class V, bool kRound, class S>
 void dot_typed(float* out, int64_t ld_out, const Rows& src, int64_t row, int64_t n_rows, const float* x, int64_t ldx,
                int64_t n_x, int64_t k) {
   const S* w[4];
   for (int64_t r = 0; r < 4; ++r) w[r] = row_of<S>(src, row + (r < n_rows ? r : n_rows - 1));
   switch (n_x) {
-    case 1: return dot_rows<V, S, 1>(out, ld_out, w, n_rows, x, ldx, k);
-    case 2: return dot_rows<V, S, 2>(out, ld_out, w, n_rows, x, ldx, k);
-    case 3: return dot_rows<V, S, 3>(out, ld_out, w, n_rows, x, ldx, k);
-    default: return dot_rows<V, S, 4>(out, ld_out, w, n_rows, x, ldx, k);
+    case 1: return dot_rows<V, kRound, S, 1>(out, ld_out, w, n_rows, x, ldx, k);
+    case 2: return dot_rows<V, kRound, S, 2>(out, ld_out, w, n_rows, x, ldx, k);
+    case 3: return dot_rows<V, kRound, S, 3>(out, ld_out, w, n_rows, x, ldx, k);
+    default: return dot_rows<V, kRound, S, 4>(out, ld_out, w, n_rows, x, ldx, k);
   }
 }
 
-template <class V>
+template <class V, bool kRound>
 void dot(float* out, int64_t ld_out, const Rows& w, int64_t row, int64_t n_rows, const float* x, int64_t ldx,
          int64_t n_x, int64_t k) {
   switch (w.dtype) {
-    case DType::BF16: return dot_typed<V, bf16>(out, ld_out, w, row, n_rows, x, ldx, n_x, k);
-    case DType::F16: return dot_typed<V, f16>(out, ld_out, w, row, n_rows, x, ldx, n_x, k);
-    default: return dot_typed<V, float>(out, ld_out, w, row, n_rows, x, ldx, n_x, k);
+    case DType::BF16: return dot_typed<V, kRound, bf16>(out, ld_out, w, row, n_rows, x, ldx, n_x, k);
+    case DType::F16: return dot_typed<V, kRound, f16>(out, ld_out, w, row, n_rows, x, ldx, n_x, k);
+    default: return dot_typed<V, kRound, float>(out, ld_out, w, row, n_rows, x, ldx, n_x, k);
   }
 }
 
@@ -186,7 +199,7 @@ inline float exp_sum(float* s, float scale, float shift, int64_t n) {
 
 template <Mode kMode, class V>
 constexpr MicroKernels table(decltype(MicroKernels::block) block) {
-  return {kStep<kMode>, kMode != Mode::kF32, block, pack_along<kMode>, pack_across<kMode>, store_t, store, dot<V>,
+  return {kStep<kMode>, kMode != Mode::kF32, block, pack_along<kMode>, pack_across<kMode>, store_t, store, dot<V, kMode != Mode::kF32>,
           swiglu, swiglu_grad, axpy, exp_sum};
 }
 
