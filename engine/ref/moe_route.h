@@ -46,10 +46,12 @@ void moe_route_fwd(T* probs, T* weight, int32_t* expert, const T* logits, const 
   for (int64_t t = 0; t < tokens; ++t) {
     const T* l = logits + t * experts;
     T *p = probs + t * experts, *w = weight + t * opt.top_k, all = 0, sum = 1e-20;
-    for (int64_t e = 0; e < experts; ++e) all += exp(l[e] - T(real(l[0])));
+    double top = -INFINITY;
+    for (int64_t e = 0; e < experts; ++e) top = std::max(top, double(real(l[e])));
+    for (int64_t e = 0; e < experts; ++e) all += exp(l[e] - T(top));
     std::vector<double> score(experts);
     for (int64_t e = 0; e < experts; ++e) {
-      p[e] = opt.score == RouteScore::kSoftmax ? exp(l[e] - T(real(l[0]))) / all : T(1) / (T(1) + exp(-l[e]));
+      p[e] = opt.score == RouteScore::kSoftmax ? exp(l[e] - T(top)) / all : T(1) / (T(1) + exp(-l[e]));
       score[e] = real(p[e]) + (bias ? real(bias[e]) : 0.0);
     }
     std::vector<int32_t> chosen = choose_experts(score, opt);
