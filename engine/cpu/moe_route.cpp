@@ -1,67 +1,77 @@
 // Router: p = softmax(l) or sigmoid(l); the best k by p + bias among the eligible groups, ties to the lower id; weights p (divided
-// by their sum if normalised) times scale. Sources: modeling_deepseek.py MoEGate.forward of DeepSeek-V2 and V3.
-#include <algorithm>
+// by their sum if normalised) times scale. Specification and sources: engine/ref/moe_route.h; test: tests/kernels/moe_route.cpp.
 #include <cmath>
-#include <numeric>
 #include <vector>
 
 #include "engine/backend.h"
-#include "engine/parallel.h"
+#include "engine/cpu/rows.h"
 
 namespace sutor::cpu {
 namespace {
 
-// Marks the experts of the topk_group best-rated groups.
-void eligible_groups(const std::vector<float>& choice, const RouteOptions& opt, std::vector<char>& ok) {
-  int64_t E = static_cast<int64_t>(choice.size()), per = E / opt.n_group;
-  std::vector<float> rate(opt.n_group);
-  for (int g = 0; g < opt.n_group; ++g) {
-    float best = -INFINITY, second = -INFINITY;
-    for (int64_t e = g * per; e < (g + 1) * per; ++e) {
-      if (choice[e] > best) second = best, best = choice[e];
-      else second = std::max(second, choice[e]);
-    }
-    rate[g] = opt.group_score == GroupScore::kMax ? best : best + second;
+// The k best of n scores where ok (null: all), in descending order, ties to the lower id. Insertion, as k is small; NaN never
+// beats anything, so that there are always k ids as long as k are eligible.
+void best(int32_t* chosen, int64_t k, const float* score, const char* ok, int64_t n) {
+  int64_t have = 0;
+  for (int32_t e = 0; e < n; ++e) {
+    if (ok && !ok[e]) continue;
+    if (have == k && !(score[e] > score[chosen[k - 1]])) continue;
+    int64_t at = have < k ? have++ : k - 1;
+    for (; at > 0 && score[e] > score[chosen[at - 1]]; --at) chosen[at] = chosen[at - 1];
+    chosen[at] = e;
   }
-  std::vector<int> order(opt.n_group);
-  std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return rate[a] > rate[b]; });
-  std::fill(ok.begin(), ok.end(), 0);
-  for (int i = 0; i < opt.topk_group; ++i) std::fill_n(ok.begin() + order[i] * per, per, 1);
+}
+
+// Marks the experts of the topk_group best-rated groups.
+void mark_eligible(char* ok, float* rate, int32_t* order, const float* score, int64_t per, const RouteOptions& opt) {
+  int32_t two[2];
+  for (int g = 0; g < opt.n_group; ++g) {
+    const float* s = score + g * per;
+    best(two, std::min<int64_t>(2, per), s, nullptr, per);
+    rate[g] = opt.group_score == GroupScore::kMax || per == 1 ? s[two[0]] : s[two[0]] + s[two[1]];
+  }
+  best(order, opt.topk_group, rate, nullptr, opt.n_group);
+  std::fill_n(ok, opt.n_group * per, 0);
+  for (int i = 0; i < opt.topk_group; ++i) std::fill_n(ok + order[i] * per, per, 1);
+}
+
+void check_options(const RouteOptions& o, int64_t E) {
+  check(o.n_group >= 1 && E % o.n_group == 0 && o.topk_group >= 1 && o.topk_group <= o.n_group,
+        "moe_route: {} experts in n_group {} with topk_group {}", E, o.n_group, o.topk_group);
+  check(o.top_k >= 1 && o.top_k <= E / o.n_group * o.topk_group, "moe_route: top_k {} of {} eligible experts", o.top_k,
+        E / o.n_group * o.topk_group);
 }
 
 }  // namespace
 
 void moe_route_fwd(Ctx&, Tensor probs, Tensor weight, Tensor expert, Tensor logits, Tensor bias, RouteOptions opt) {
   int64_t E = logits.cols(), K = opt.top_k;
+  check_options(opt, E);
+  const RowKernels& k = row_kernels();
   parallel_for(logits.rows(), 16, [&](int64_t lo, int64_t hi) {
-    std::vector<float> choice(E);
+    std::vector<float> score(E), rate(opt.n_group);
+    std::vector<int32_t> order(opt.n_group);
     std::vector<char> ok(E, 1);
-    std::vector<int32_t> order(E);
     for (int64_t t = lo; t < hi; ++t) {
-      const float* l = logits.row(t);
-      float* p = probs.row(t);
+      float *p = probs.row(t), *w = weight.row(t);
+      int32_t* chosen = expert.i32() + t * expert.ld;
       if (opt.score == RouteScore::kSoftmax) {
-        float top = *std::max_element(l, l + E);
-        double sum = 0;
-        for (int64_t e = 0; e < E; ++e) sum += p[e] = std::exp(l[e] - top);
-        for (int64_t e = 0; e < E; ++e) p[e] = static_cast<float>(p[e] / sum);
+        double sum = k.exp_sum(p, logits.row(t), k.max(logits.row(t), E), E);
+        k.scale(p, static_cast<float>(1.0 / sum), E);
       } else {
-        for (int64_t e = 0; e < E; ++e) p[e] = 1.0f / (1.0f + std::exp(-l[e]));
+        k.sigmoid(p, logits.row(t), E);
       }
-      for (int64_t e = 0; e < E; ++e) choice[e] = p[e] + (bias ? bias.f32()[e] : 0.0f);
-      if (opt.n_group > 1) eligible_groups(choice, opt, ok);
-      order.clear();
-      for (int64_t e = 0; e < E; ++e)
-        if (ok[e]) order.push_back(static_cast<int32_t>(e));
-      std::partial_sort(order.begin(), order.begin() + K, order.end(),
-                        [&](int32_t a, int32_t b) { return choice[a] != choice[b] ? choice[a] > choice[b] : a < b; });
-      float sum = 1e-20f, *w = weight.row(t);
-      for (int64_t k = 0; k < K; ++k) {
-        expert.i32()[t * K + k] = order[k];
-        sum += w[k] = p[order[k]];
+      const float* s = p;
+      if (bias) {
+        k.add(score.data(), p, bias.f32(), E);
+        s = score.data();
       }
-      for (int64_t k = 0; k < K; ++k) w[k] = (opt.normalize ? w[k] / sum : w[k]) * opt.scale;
+      bool grouped = opt.topk_group < opt.n_group;
+      if (grouped) mark_eligible(ok.data(), rate.data(), order.data(), s, E / opt.n_group, opt);
+      best(chosen, K, s, grouped ? ok.data() : nullptr, E);
+      float sum = 1e-20f;
+      for (int64_t i = 0; i < K; ++i) sum += w[i] = p[chosen[i]];
+      for (int64_t i = 0; i < K; ++i) w[i] = (opt.normalize ? w[i] / sum : w[i]) * opt.scale;
     }
   });
 }
@@ -73,16 +83,15 @@ void moe_route_bwd(Ctx&, Tensor dlogits, Tensor dweight, Tensor dprobs, Tensor p
     std::vector<double> dp(E);
     for (int64_t t = lo; t < hi; ++t) {
       const float* p = probs.row(t);
-      const int32_t* chosen = expert.i32() + t * K;
+      const int32_t* chosen = expert.i32() + t * expert.ld;
       for (int64_t e = 0; e < E; ++e) dp[e] = dprobs ? dprobs.row(t)[e] : 0.0f;
       if (dweight) {
+        const float* dw = dweight.row(t);
         double sum = 1e-20, dot = 0;
-        for (int64_t k = 0; k < K; ++k) sum += p[chosen[k]];
-        for (int64_t k = 0; k < K; ++k) dot += static_cast<double>(dweight.row(t)[k]) * p[chosen[k]];
-        for (int64_t k = 0; k < K; ++k) {
-          double g = dweight.row(t)[k];
-          dp[chosen[k]] += opt.scale * (opt.normalize ? g / sum - dot / (sum * sum) : g);
-        }
+        for (int64_t i = 0; i < K; ++i) sum += p[chosen[i]];
+        for (int64_t i = 0; i < K; ++i) dot += static_cast<double>(dw[i]) * p[chosen[i]];
+        for (int64_t i = 0; i < K; ++i)
+          dp[chosen[i]] += opt.scale * (opt.normalize ? dw[i] / sum - dot / (sum * sum) : dw[i]);
       }
       float* d = dlogits.row(t);
       if (opt.score == RouteScore::kSoftmax) {

@@ -1,8 +1,10 @@
-// RMSNorm: y = x rstd w, rstd = 1/sqrt(mean(x^2) + eps); dx = rstd (w dy - x rstd^2 mean(w dy x)), dw = sum_t dy x rstd.
+// RMSNorm: y = x rstd w, rstd = 1/sqrt(mean(x^2) + eps); dx += rstd w dy - c x, c = rstd^3 mean(w dy x); dw += sum_t dy x rstd.
+// Sums over a row and over the rows run in f64; dw in columns, each over all rows in order: the thread count changes no bit.
+// Specification: engine/ref/norm.h; test: tests/kernels/norm.cpp.
 #include <cmath>
 
 #include "engine/backend.h"
-#include "engine/parallel.h"
+#include "engine/cpu/rows.h"
 
 namespace sutor::cpu {
 namespace {
@@ -13,44 +15,40 @@ Tensor as_f32(const Tensor& w) { return w.dtype == DType::F32 ? w : cast(w, DTyp
 
 void norm_fwd(Ctx&, Tensor y, Tensor rstd, Tensor x, Tensor w, float eps) {
   int64_t H = x.cols();
+  check(w.numel() == H && y.cols() == H, "norm: x has {} columns, w {}, y {}", H, w.numel(), y.cols());
+  const RowKernels& k = row_kernels();
   Tensor wf = as_f32(w);
   const float* g = wf.f32();
-  parallel_for(x.rows(), 16, [&](int64_t lo, int64_t hi) {
-    for (int64_t t = lo; t < hi; ++t) {
-      const float* xr = x.row(t);
-      double sum = 0;
-      for (int64_t h = 0; h < H; ++h) sum += static_cast<double>(xr[h]) * xr[h];
-      float r = static_cast<float>(1.0 / std::sqrt(sum / static_cast<double>(H) + eps));
-      if (rstd) rstd.f32()[t] = r;
-      float* yr = y.row(t);
-      for (int64_t h = 0; h < H; ++h) yr[h] = xr[h] * r * g[h];
-    }
+  by_rows(x.rows(), H, [&](int64_t t) {
+    const float* xr = x.row(t);
+    float r = static_cast<float>(1.0 / std::sqrt(k.dot(xr, xr, H) / static_cast<double>(H) + eps));
+    if (rstd) rstd.f32()[t] = r;
+    k.norm(y.row(t), xr, g, r, H);
   });
 }
 
 void norm_bwd(Ctx&, Tensor dx, Tensor dw, Tensor dy, Tensor x, Tensor w, Tensor rstd) {
   int64_t H = x.cols(), T = x.rows();
+  const RowKernels& k = row_kernels();
   Tensor wf = as_f32(w);
-  const float* g = wf.f32();
+  const float *g = wf.f32(), *rs = rstd.f32();
   if (dx)
-    parallel_for(T, 16, [&](int64_t lo, int64_t hi) {
-      for (int64_t t = lo; t < hi; ++t) {
-        const float *xr = x.row(t), *dyr = dy.row(t);
-        double dot = 0;
-        for (int64_t h = 0; h < H; ++h) dot += static_cast<double>(g[h]) * dyr[h] * xr[h];
-        float r = rstd.f32()[t], c = static_cast<float>(dot / static_cast<double>(H)) * r * r * r;
-        float* d = dx.row(t);
-        for (int64_t h = 0; h < H; ++h) d[h] += r * g[h] * dyr[h] - c * xr[h];
-      }
+    by_rows(T, H, [&](int64_t t) {
+      const float *xr = x.row(t), *dyr = dy.row(t);
+      double mean = k.dot3(g, dyr, xr, H) / static_cast<double>(H), r = rs[t];
+      k.norm_grad(dx.row(t), dyr, xr, g, rs[t], static_cast<float>(mean * r * r * r), H);
     });
-  if (dw)
-    parallel_for(H, 64, [&](int64_t lo, int64_t hi) {
-      for (int64_t t = 0; t < T; ++t) {
-        const float *xr = x.row(t), *dyr = dy.row(t);
-        float r = rstd.f32()[t];
-        for (int64_t h = lo; h < hi; ++h) dw.f32()[h] += dyr[h] * xr[h] * r;
-      }
-    });
+  if (!dw) return;
+  constexpr int64_t kTile = 64;
+  float* out = dw.f32();
+  parallel_for((H + kTile - 1) / kTile, 1, [&](int64_t lo, int64_t hi) {
+    for (int64_t h = lo * kTile; h < std::min(H, hi * kTile); h += kTile) {
+      int64_t n = std::min(kTile, H - h);
+      double acc[kTile] = {};
+      for (int64_t t = 0; t < T; ++t) k.mac64(acc, dy.row(t) + h, x.row(t) + h, rs[t], n);
+      for (int64_t i = 0; i < n; ++i) out[h + i] += static_cast<float>(acc[i]);
+    }
+  });
 }
 
 }  // namespace sutor::cpu

@@ -1,24 +1,35 @@
-// AdamW, torch's arithmetic: w -= lr wd w; m, v; w -= lr/bias1 m / (sqrt(v)/sqrt(bias2) + eps). All in f32 on the master.
+// One AdamW step on the f32 master, torch's arithmetic (engine/cpu/isa/rows.h): w *= 1 - lr wd; m, v; w -= lr/bias1 m /
+// (sqrt(v)/sqrt(bias2) + eps). Scalars are combined in f64 and rounded once, as torch does in Python.
+// Specification: engine/ref/optim.h; test: tests/kernels/optim.cpp.
 #include <cmath>
 
 #include "engine/backend.h"
-#include "engine/parallel.h"
+#include "engine/cpu/rows.h"
 
 namespace sutor::cpu {
 
 void adamw_step(Ctx&, Tensor value, Tensor master, Tensor m, Tensor v, Tensor grad, AdamWStep s) {
-  float *w = master.f32(), *mp = m.f32(), *vp = v.f32();
-  const float* gp = grad.f32();
+  int64_t n = master.numel();
+  check(m.numel() == n && v.numel() == n && grad.numel() == n && value.numel() == n, "adamw: {} with moments or gradient of another size",
+        to_string(master.shape));
+  check(master.contiguous() && m.contiguous() && v.contiguous() && grad.contiguous() && value.contiguous(),
+        "adamw: {} is strided", to_string(master.shape));
   bf16* out = value.dtype == DType::BF16 ? value.as<bf16>() : nullptr;
   check(out != nullptr || value.data == master.data, "adamw: a {} value needs to be its own master", name_of(value.dtype));
-  float decay = 1.0f - s.lr * s.weight_decay, size = static_cast<float>(s.lr / s.bias1), root = static_cast<float>(std::sqrt(s.bias2));
-  parallel_for(master.numel(), 1 << 14, [&](int64_t lo, int64_t hi) {
-    for (int64_t i = lo; i < hi; ++i) {
-      float g = gp[i] * s.grad_scale;
-      mp[i] = s.beta1 * mp[i] + (1.0f - s.beta1) * g;
-      vp[i] = s.beta2 * vp[i] + (1.0f - s.beta2) * g * g;
-      w[i] = w[i] * decay - size * mp[i] / (std::sqrt(vp[i]) / root + s.eps);
-    }
+  auto rest = [](float beta) { return static_cast<float>(1.0 - beta); };
+  AdamWConstants c{.grad_scale = s.grad_scale,
+                   .decay = static_cast<float>(1.0 - static_cast<double>(s.lr) * s.weight_decay),
+                   .beta1_rest = rest(s.beta1),
+                   .beta2 = s.beta2,
+                   .beta2_rest = rest(s.beta2),
+                   .step = static_cast<float>(s.lr / s.bias1),
+                   .root_bias2 = static_cast<float>(std::sqrt(s.bias2)),
+                   .eps = s.eps};
+  const RowKernels& k = row_kernels();
+  float *w = master.f32(), *mp = m.f32(), *vp = v.f32();
+  const float* g = grad.f32();
+  parallel_for(n, 1 << 14, [&](int64_t lo, int64_t hi) {
+    k.adamw(w + lo, mp + lo, vp + lo, g + lo, c, hi - lo);
     if (out)
       for (int64_t i = lo; i < hi; ++i) out[i] = bf16(w[i]);
   });

@@ -1,123 +1,118 @@
-// Sums, SwiGLU, embedding, row gathers, MLA's key. Sums over duplicate rows run in row order inside column blocks, so the number
-// of threads never changes them.
-#include <cmath>
+// Sums, SwiGLU, embedding, row gathers, MLA's key. Sums over duplicate rows run in row order inside blocks of columns, so the
+// number of threads changes no bit. Specification: engine/ref/pointwise.h; test: tests/kernels/pointwise.cpp.
+#include <cstring>
 
 #include "engine/backend.h"
-#include "engine/parallel.h"
+#include "engine/cpu/rows.h"
 
 namespace sutor::cpu {
 namespace {
 
-constexpr int64_t kRows = 16;
-
-template <class F>
-void by_rows(int64_t rows, F&& fn) {
-  parallel_for(rows, kRows, [&](int64_t lo, int64_t hi) {
-    for (int64_t r = lo; r < hi; ++r) fn(r);
-  });
+// The rows of tensors of one shape, for kernels that don't care where a row ends: contiguous ones are cut in equal pieces
+// instead (a vector has no rows to share among threads). fn(pointers.., n).
+template <class F, class... T>
+void elementwise(F&& fn, const Tensor& y, const T&... in) {
+  constexpr int64_t kPiece = 1 << 13;
+  check(((in.numel() == y.numel()) && ...), "element-wise: an operand of {} has not as many elements", to_string(y.shape));
+  if (y.numel() == 0) return;
+  if (y.shape.size() <= 1 || (y.contiguous() && (in.contiguous() && ...))) {
+    int64_t n = y.numel();
+    by_rows((n + kPiece - 1) / kPiece, kPiece, [&](int64_t r) {
+      int64_t at = r * kPiece;
+      fn(y.f32() + at, (in.f32() + at)..., std::min(kPiece, n - at));
+    });
+    return;
+  }
+  check(((in.cols() == y.cols()) && ...), "element-wise: strided rows of {} and of another width", to_string(y.shape));
+  by_rows(y.rows(), y.cols(), [&](int64_t r) { fn(y.row(r), in.row(r)..., y.cols()); });
 }
 
-// Scalars and vectors have one row of numel elements.
-int64_t width(const Tensor& t) { return t.shape.size() <= 1 ? t.numel() : t.cols(); }
-int64_t height(const Tensor& t) { return t.shape.size() <= 1 ? 1 : t.rows(); }
+// fn(lo, n): blocks of columns for sums over rows.
+template <class F>
+void by_columns(int64_t cols, F&& fn) {
+  parallel_for(cols, 64, [&](int64_t lo, int64_t hi) { fn(lo, hi - lo); });
+}
+
+void copy_row(float* y, const float* x, int64_t n) { std::memcpy(y, x, n * sizeof(float)); }
 
 }  // namespace
 
-void add_fwd(Ctx&, Tensor y, Tensor a, Tensor b) {
-  int64_t n = width(y);
-  by_rows(height(y), [&](int64_t r) {
-    float* o = y.row(r);
-    const float *p = a.row(r), *q = b.row(r);
-    for (int64_t i = 0; i < n; ++i) o[i] = p[i] + q[i];
-  });
-}
+void add_fwd(Ctx&, Tensor y, Tensor a, Tensor b) { elementwise(row_kernels().add, y, a, b); }
 
 void accumulate(Ctx&, Tensor dst, Tensor src, float scale) {
   if (!dst) return;
-  int64_t n = width(dst);
-  by_rows(height(dst), [&](int64_t r) {
-    float* o = dst.row(r);
-    const float* p = src.row(r);
-    for (int64_t i = 0; i < n; ++i) o[i] += scale * p[i];
-  });
+  const RowKernels& k = row_kernels();
+  elementwise([&](float* y, const float* x, int64_t n) { k.axpy(y, x, scale, n); }, dst, src);
 }
 
-void swiglu_fwd(Ctx&, Tensor y, Tensor gate, Tensor up) {
-  int64_t n = y.cols();
-  by_rows(y.rows(), [&](int64_t r) {
-    float* o = y.row(r);
-    const float *g = gate.row(r), *u = up.row(r);
-    for (int64_t i = 0; i < n; ++i) o[i] = g[i] / (1.0f + std::exp(-g[i])) * u[i];
-  });
-}
+void swiglu_fwd(Ctx&, Tensor y, Tensor gate, Tensor up) { elementwise(row_kernels().swiglu, y, gate, up); }
 
 void swiglu_bwd(Ctx&, Tensor dgate, Tensor dup, Tensor dy, Tensor gate, Tensor up) {
-  int64_t n = dy.cols();
-  by_rows(dy.rows(), [&](int64_t r) {
-    const float *d = dy.row(r), *g = gate.row(r), *u = up.row(r);
-    for (int64_t i = 0; i < n; ++i) {
-      float s = 1.0f / (1.0f + std::exp(-g[i]));
-      if (dgate) dgate.row(r)[i] += d[i] * u[i] * s * (1.0f + g[i] * (1.0f - s));
-      if (dup) dup.row(r)[i] += d[i] * g[i] * s;
-    }
-  });
+  const RowKernels& k = row_kernels();
+  if (dgate)
+    elementwise([&](float* d, const float* e, const float* g, const float* u, int64_t n) { k.swiglu_grad(d, nullptr, e, g, u, n); },
+                dgate, dy, gate, up);
+  if (dup)
+    elementwise([&](float* d, const float* e, const float* g, int64_t n) { k.swiglu_grad(nullptr, d, e, g, nullptr, n); }, dup, dy,
+                gate);
 }
 
 void embed_fwd(Ctx&, Tensor y, Tensor ids, Tensor w) {
+  const int32_t* id = ids.i32();
   for (int64_t t = 0; t < ids.numel(); ++t)
-    check(ids.i32()[t] >= 0 && ids.i32()[t] < w.dim(0), "token id {}: the vocabulary has {} ids", ids.i32()[t], w.dim(0));
+    check(id[t] >= 0 && id[t] < w.dim(0), "token id {} at token {}: the vocabulary has {} ids", id[t], t, w.dim(0));
   visit_float(w.dtype, [&](auto zero) {
-    const auto* p = w.as<decltype(zero)>();
-    by_rows(y.rows(), [&](int64_t t) {
-      const auto* row = p + ids.i32()[t] * w.ld;
-      for (int64_t h = 0; h < y.cols(); ++h) y.row(t)[h] = float(row[h]);
+    const auto* table = w.as<decltype(zero)>();
+    by_rows(y.rows(), y.cols(), [&](int64_t t) {
+      const auto* x = table + id[t] * w.ld;
+      float* yr = y.row(t);
+      for (int64_t h = 0; h < y.cols(); ++h) yr[h] = static_cast<float>(x[h]);
     });
   });
 }
 
-void embed_bwd(Ctx&, Tensor dw, Tensor dy, Tensor ids) {
-  if (!dw) return;
-  parallel_for(dy.cols(), 64, [&](int64_t lo, int64_t hi) {
-    for (int64_t t = 0; t < dy.rows(); ++t)
-      for (int64_t h = lo; h < hi; ++h) dw.row(ids.i32()[t])[h] += dy.row(t)[h];
-  });
-}
+void embed_bwd(Ctx& ctx, Tensor dw, Tensor dy, Tensor ids) { gather_bwd(ctx, dw, dy, ids); }
 
 void gather_fwd(Ctx&, Tensor y, Tensor x, Tensor idx) {
-  by_rows(y.rows(), [&](int64_t n) {
-    int32_t r = idx.i32()[n];
-    for (int64_t h = 0; h < y.cols(); ++h) y.row(n)[h] = r < 0 ? 0.0f : x.row(r)[h];
+  const int32_t* id = idx.i32();
+  by_rows(y.rows(), y.cols(), [&](int64_t n) {
+    check(id[n] < x.rows(), "gather: row {} of {}", id[n], x.rows());
+    if (id[n] < 0)
+      std::memset(y.row(n), 0, y.cols() * sizeof(float));
+    else
+      copy_row(y.row(n), x.row(id[n]), y.cols());
   });
 }
 
 void gather_bwd(Ctx&, Tensor dx, Tensor dy, Tensor idx) {
   if (!dx) return;
-  parallel_for(dy.cols(), 64, [&](int64_t lo, int64_t hi) {
-    for (int64_t n = 0; n < dy.rows(); ++n) {
-      int32_t r = idx.i32()[n];
-      if (r < 0) continue;
-      for (int64_t h = lo; h < hi; ++h) dx.row(r)[h] += dy.row(n)[h];
-    }
+  const RowKernels& k = row_kernels();
+  const int32_t* id = idx.i32();
+  for (int64_t n = 0; n < dy.rows(); ++n) check(id[n] < dx.rows(), "gather: row {} of {}", id[n], dx.rows());
+  by_columns(dy.cols(), [&](int64_t lo, int64_t width) {
+    for (int64_t n = 0; n < dy.rows(); ++n)
+      if (id[n] >= 0) k.axpy(dx.row(id[n]) + lo, dy.row(n) + lo, 1.0f, width);
   });
 }
 
 void mla_key_fwd(Ctx&, Tensor k, Tensor nope, Tensor pe, int heads) {
   int64_t P = nope.cols(), R = pe.cols();
-  by_rows(k.rows(), [&](int64_t r) {
-    std::copy_n(nope.row(r), P, k.row(r));
-    std::copy_n(pe.row(r / heads), R, k.row(r) + P);
+  check(k.cols() == P + R && k.rows() == pe.rows() * heads, "mla_key: {} from {} and {}", to_string(k.shape), to_string(nope.shape),
+        to_string(pe.shape));
+  by_rows(k.rows(), P + R, [&](int64_t r) {
+    copy_row(k.row(r), nope.row(r), P);
+    copy_row(k.row(r) + P, pe.row(r / heads), R);
   });
 }
 
 void mla_key_bwd(Ctx&, Tensor dnope, Tensor dpe, Tensor dk, int heads) {
-  int64_t R = dpe ? dpe.cols() : dk.cols() - dnope.cols(), P = dk.cols() - R;
-  by_rows(dk.rows() / heads, [&](int64_t t) {
+  if (!dnope && !dpe) return;
+  int64_t P = dnope ? dnope.cols() : dk.cols() - dpe.cols(), R = dk.cols() - P;
+  const RowKernels& k = row_kernels();
+  by_rows(dk.rows() / heads, dk.cols() * heads, [&](int64_t t) {
     for (int64_t r = t * heads; r < (t + 1) * heads; ++r) {
-      const float* d = dk.row(r);
-      if (dnope)
-        for (int64_t i = 0; i < P; ++i) dnope.row(r)[i] += d[i];
-      if (dpe)
-        for (int64_t i = 0; i < R; ++i) dpe.row(t)[i] += d[P + i];
+      if (dnope) k.axpy(dnope.row(r), dk.row(r), 1.0f, P);
+      if (dpe) k.axpy(dpe.row(t), dk.row(r) + P, 1.0f, R);
     }
   });
 }

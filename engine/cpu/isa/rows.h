@@ -1,0 +1,144 @@
+#pragma once
+// The loops behind engine/cpu/rows.h, written for the vectoriser: no branch inside, 16 independent lanes in every sum. Included by
+// one file per instruction set; everything is in an unnamed namespace and only headers without shared inline code come in, so
+// that no AVX copy of a function can be picked by the linker for a machine without AVX.
+
+#include "engine/cpu/fast_math.h"
+#include "engine/cpu/rows_table.h"
+
+namespace sutor::cpu {
+namespace {
+
+constexpr int kLanes = 16;
+
+template <class T>
+T sum_of(const T (&lane)[kLanes]) {
+  T half[8], quarter[4];
+  for (int j = 0; j < 8; ++j) half[j] = lane[j] + lane[j + 8];
+  for (int j = 0; j < 4; ++j) quarter[j] = half[j] + half[j + 4];
+  return (quarter[0] + quarter[2]) + (quarter[1] + quarter[3]);
+}
+
+// Sum over i of value(i) in double.
+template <class F>
+double lane_sum(int64_t n, F value) {
+  double lane[kLanes] = {};
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes)
+    for (int j = 0; j < kLanes; ++j) lane[j] += value(i + j);
+  for (int j = 0; i + j < n; ++j) lane[j] += value(i + j);
+  return sum_of(lane);
+}
+
+void add(float* y, const float* a, const float* b, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) y[i] = a[i] + b[i];
+}
+
+void axpy(float* y, const float* x, float a, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) y[i] += a * x[i];
+}
+
+void scale(float* x, float a, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) x[i] *= a;
+}
+
+void swiglu(float* y, const float* g, const float* u, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) y[i] = g[i] * fast_sigmoid(g[i]) * u[i];
+}
+
+void swiglu_grad(float* dg, float* du, const float* dy, const float* g, const float* u, int64_t n) {
+  if (dg)
+    for (int64_t i = 0; i < n; ++i) {
+      float s = fast_sigmoid(g[i]);
+      dg[i] += dy[i] * u[i] * s * (1.0f + g[i] * (1.0f - s));
+    }
+  if (du)
+    for (int64_t i = 0; i < n; ++i) du[i] += dy[i] * (g[i] * fast_sigmoid(g[i]));
+}
+
+void sigmoid(float* y, const float* x, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) y[i] = fast_sigmoid(x[i]);
+}
+
+float max(const float* x, int64_t n) {
+  float lane[kLanes];
+  for (float& l : lane) l = -__builtin_inff();
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes)
+    for (int j = 0; j < kLanes; ++j) lane[j] = x[i + j] > lane[j] ? x[i + j] : lane[j];
+  for (int j = 0; i + j < n; ++j) lane[j] = x[i + j] > lane[j] ? x[i + j] : lane[j];
+  float top = lane[0];
+  for (float l : lane) top = l > top ? l : top;
+  return top;
+}
+
+double exp_sum(float* e, const float* x, float shift, int64_t n) {
+  if (!e) return lane_sum(n, [&](int64_t i) { return static_cast<double>(fast_exp(x[i] - shift)); });
+  return lane_sum(n, [&](int64_t i) { return static_cast<double>(e[i] = fast_exp(x[i] - shift)); });
+}
+
+double dot(const float* a, const float* b, int64_t n) {
+  return lane_sum(n, [&](int64_t i) { return static_cast<double>(a[i]) * b[i]; });
+}
+
+double dot3(const float* a, const float* b, const float* c, int64_t n) {
+  return lane_sum(n, [&](int64_t i) { return static_cast<double>(a[i]) * b[i] * c[i]; });
+}
+
+void norm(float* y, const float* x, const float* w, float r, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) y[i] = x[i] * r * w[i];
+}
+
+void norm_grad(float* dx, const float* dy, const float* x, const float* w, float r, float c, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) dx[i] += r * (w[i] * dy[i]) - c * x[i];
+}
+
+void mac64(double* acc, const float* a, const float* b, float r, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) acc[i] += static_cast<double>(a[i]) * (b[i] * r);
+}
+
+template <bool kInterleaved>
+void rope_as(float* y, const float* x, const float* c, const float* s, int64_t half) {
+  for (int64_t i = 0; i < half; ++i) {
+    float a = x[kInterleaved ? 2 * i : i], b = x[kInterleaved ? 2 * i + 1 : i + half];
+    y[i] = a * c[i] - b * s[i];
+    y[i + half] = b * c[i] + a * s[i];
+  }
+}
+
+template <bool kInterleaved>
+void rope_grad_as(float* dx, const float* dy, const float* c, const float* s, int64_t half) {
+  for (int64_t i = 0; i < half; ++i) {
+    float a = dy[i], b = dy[i + half];
+    dx[kInterleaved ? 2 * i : i] += a * c[i] + b * s[i];
+    dx[kInterleaved ? 2 * i + 1 : i + half] += b * c[i] - a * s[i];
+  }
+}
+
+void rope(float* y, const float* x, const float* c, const float* s, int64_t half, bool interleaved) {
+  (interleaved ? rope_as<true> : rope_as<false>)(y, x, c, s, half);
+}
+
+void rope_grad(float* dx, const float* dy, const float* c, const float* s, int64_t half, bool interleaved) {
+  (interleaved ? rope_grad_as<true> : rope_grad_as<false>)(dx, dy, c, s, half);
+}
+
+void adamw(float* w, float* m, float* v, const float* g, const AdamWConstants& constants, int64_t n) {
+  AdamWConstants k = constants;  // a copy: stores to w must not be seen to change it
+  for (int64_t i = 0; i < n; ++i) {
+    float d = g[i] * k.grad_scale;
+    float mi = m[i] + k.beta1_rest * (d - m[i]);  // torch's lerp
+    float vi = k.beta2 * v[i] + k.beta2_rest * d * d;
+    m[i] = mi;
+    v[i] = vi;
+    w[i] = w[i] * k.decay - k.step * mi / (__builtin_sqrtf(vi) / k.root_bias2 + k.eps);
+  }
+}
+
+constexpr RowKernels table(const char* name) {
+  return {name, add, axpy, scale, swiglu, swiglu_grad, sigmoid, max, exp_sum, dot, dot3, norm, norm_grad, mac64, rope, rope_grad,
+          adamw};
+}
+
+}  // namespace
+}  // namespace sutor::cpu
