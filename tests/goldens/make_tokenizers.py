@@ -122,7 +122,7 @@ def main():
     os.makedirs(f"{out}/spm", exist_ok=True)
     model = io.BytesIO()
     spm.SentencePieceTrainer.train(
-        sentence_iterator=(s for s in text(files, 300)), model_writer=model, vocab_size=1200, model_type="bpe",
+        sentence_iterator=(s for s in text(files, 300)), model_writer=model, vocab_size=1700, model_type="bpe",
         byte_fallback=True, character_coverage=0.98, split_digits=True, normalization_rule_name="identity",
         remove_extra_whitespaces=False, allow_whitespace_only_pieces=True, num_threads=1, minloglevel=2)
     with open(f"{out}/spm/tokenizer.model", "wb") as f:
