@@ -48,7 +48,7 @@ static void byte_fallback_decode(std::vector<std::string>& t) {
 Decoder make_decoder(const Json& j, const Where& w, bool* byte_level) {
   if (j.is_null())
     return [](std::vector<std::string>& t) {
-      for (size_t i = 1; i < t.size(); ++i) t[i] = " " + t[i];
+      for (size_t i = 1; i < t.size(); ++i) t[i].insert(t[i].begin(), ' ');
     };
   std::string type = type_of(j, w);
   if (type == "ByteLevel") {

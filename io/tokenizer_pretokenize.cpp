@@ -124,14 +124,14 @@ PreTokenizer make_pretokenizer(const Json& j, const Where& w, bool* byte_level) 
     return [how = behavior(j, "Isolated", w)](Pieces& p) { split(p, chars(is_punctuation), how, false); };
   if (t == "WhitespaceSplit") return [](Pieces& p) { split(p, chars(is_space), Split::kRemoved, false); };
   if (t == "Whitespace") {
-    Pattern p(R"(\w+|[^\w\s]+)", w);
+    Pattern p(std::string(R"(\w+|[^\w\s]+)"), w);
     return [f = pattern(p)](Pieces& x) { split(x, f, Split::kRemoved, true); };
   }
   if (t == "Metaspace") return metaspace(j, w);
   if (t == "ByteLevel") {
     *byte_level = true;
     bool space = bool_or(j, "add_prefix_space", true, w), cut = bool_or(j, "use_regex", true, w);
-    Pattern p(R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)", w);
+    Pattern p(std::string(R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)"), w);
     return [space, cut, f = pattern(p)](Pieces& x) {
       if (space)
         for (Piece& y : x.list)
