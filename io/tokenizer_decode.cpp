@@ -91,9 +91,8 @@ Decoder make_decoder(const Json& j, const Where& w, bool* byte_level) {
     return [=](std::vector<std::string>& t) {
       for (size_t i = 0; i < t.size(); ++i)
         for (size_t at = 0; (at = t[i].find(r, at)) != std::string::npos;) {
-          bool drop = i == 0 && !never;
-          t[i].replace(at, r.size(), drop ? "" : " ");
-          at += drop ? 0 : 1;
+          t[i].erase(at, r.size());
+          if (i > 0 || never) t[i].insert(t[i].begin() + static_cast<ptrdiff_t>(at++), ' ');
         }
     };
   }
