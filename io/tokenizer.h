@@ -1,6 +1,6 @@
 #pragma once
-// tokenizer.json (huggingface/tokenizers): added tokens, normalizer, pre-tokenizer, BPE, post-processor, decoder. Equal ids to
-// that library; its regular expressions run on the same engine (Oniguruma). An unknown component is an error.
+// Text <-> token ids for a hub folder: tokenizer.json (Hugging Face `tokenizers`) or, without one, tokenizer.model
+// (SentencePiece with the legacy semantics of Hugging Face). bos and eos come from tokenizer_config.json.
 
 #include <cstdint>
 #include <memory>
@@ -14,35 +14,34 @@ namespace sutor {
 class Tokenizer {
  public:
   static Tokenizer load(const std::string& folder);
-
-  // Ids of the text. add_special: what the post-processor (or add_bos_token) puts around it. Special tokens written in the text are
-  // recognised unless parse_special is false. Invalid UTF-8 becomes U+FFFD, as Python's errors="replace" does.
+  // `add_special` runs the post-processor (bos); without `parse_special` "<s>" in the text is plain text.
   std::vector<int32_t> encode(std::string_view text, bool add_special = true, bool parse_special = true) const;
   std::string decode(std::span<const int32_t> ids, bool skip_special = false) const;
-
-  int32_t id_of(std::string_view token) const;  // -1: none
-  int32_t bos() const { return bos_; }
-  int32_t eos() const { return eos_; }
-  int64_t size() const;
+  int32_t bos() const;  // -1: none
+  int32_t eos() const;
+  int32_t vocab_size() const;  // largest id + 1
+  int32_t token_to_id(std::string_view token) const;  // -1: no such token
+  const std::string& id_to_token(int32_t id) const;
+  bool special(int32_t id) const;
 
   struct Impl;
 
  private:
   std::shared_ptr<const Impl> impl_;
-  int32_t bos_ = -1, eos_ = -1;
 };
 
-// Text of a growing id sequence; never half a character.
+// Decodes one id at a time and never gives out half a UTF-8 character: all pieces and finish() joined equal decode().
 class StreamDecoder {
  public:
-  explicit StreamDecoder(const Tokenizer& t) : tokenizer_(t) {}
-  std::string push(int32_t id);  // the text that became certain
+  explicit StreamDecoder(Tokenizer t, bool skip_special = false) : tok_(std::move(t)), skip_(skip_special) {}
+  std::string push(int32_t id);
   std::string finish();
 
  private:
-  const Tokenizer& tokenizer_;
+  Tokenizer tok_;
+  bool skip_;
   std::vector<int32_t> ids_;
-  size_t printed_ = 0;
+  size_t sent_ = 0;
 };
 
 }  // namespace sutor
