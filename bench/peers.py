@@ -9,8 +9,10 @@ hf: transformers 5.23 as fast as we found it: training with `split` experts (its
 function: the trained experts are parameters of their own, the frozen ones slices without gradient; transformers offers none
 that can freeze single experts), inference with grouped_mm experts and eager attention, scoring in padded batches.
 authors: deepseek-ai/ESFT from $ESFT_DIR, unmodified but for eager attention (flash-attn has no CPU version), under transformers 4.44.2.
-sutor: the binary, from outside. All three get the same token rows, experts and threads. Environments: tests/goldens/requirements*.txt.
-Every process does one unit of warm-up (sutor: none but training's first step). Peak memory is the process's maximum RSS.
+sutor: the binary, from outside. All get the same token rows (generate: sutor gets their text), experts and threads.
+Environments: tests/goldens/requirements*.txt.
+Every process does one unit of warm-up (sutor: none but training's first step). Peak memory is the maximum RSS: of a peer after
+loading (load_peak_bytes has that), of sutor over its whole life.
 """
 import argparse
 import json
@@ -263,9 +265,16 @@ def measure_torch(a, work):
     torch.manual_seed(SEED)
     model = load(os.path.join(work, "mid"), a.impl, a.dtype, "eager" if a.mode == "train" else "grouped_mm",
                  "sdpa" if a.mode == "train" else "eager")
+    loading = peak_rss()
+    with open("/proc/self/clear_refs", "w") as f:
+        f.write("5")  # VmHWM starts again from the present RSS
     r = {"score": measure_score, "train": measure_train, "generate": measure_generate}[a.mode](a, model, work)
-    r["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return r
+    return {**r, "peak_bytes": peak_rss(), "load_peak_bytes": loading}
+
+
+def peak_rss():
+    with open("/proc/self/status") as f:
+        return next(int(line.split()[1]) * 1024 for line in f if line.startswith("VmHWM:"))
 
 
 # --- sutor, from outside -------------------------------------------------------------------------------------------

@@ -1,0 +1,38 @@
+#include "apps/common.h"
+
+#include <chrono>
+#include <cstdio>
+#include <fstream>
+
+#include "model/checkpoint.h"
+
+namespace sutor {
+
+void declare_model(Args& a, bool optional) {
+  a.positional("MODEL", "hub folder: config.json, safetensors, tokenizer", optional);
+  a.list("adapter", "ESFT adapter or PEFT LoRA folder");
+  a.common();
+}
+
+std::unique_ptr<Model> open_model(const Args& a) {
+  auto model = load_model(a.str("MODEL"));
+  for (const std::string& dir : a.all("adapter")) load_adapter(*model, dir);
+  return model;
+}
+
+void print_json(const Json& j) { fmt::print("{}\n", j.dump(2)); }
+
+int64_t Stopwatch::now() {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+double Stopwatch::seconds() const { return static_cast<double>(now() - begin_) * 1e-9; }
+
+int64_t peak_bytes() {
+  std::ifstream f("/proc/self/status");
+  for (std::string line; std::getline(f, line);)
+    if (line.starts_with("VmHWM:")) return std::stoll(line.substr(6)) * 1024;
+  return 0;
+}
+
+}  // namespace sutor

@@ -1,0 +1,29 @@
+#pragma once
+// What most commands begin with: the model with its adapters, and small output helpers.
+
+#include <memory>
+
+#include "apps/args.h"
+#include "io/json.h"
+#include "model/model.h"
+
+namespace sutor {
+
+// MODEL positional, --adapter (repeatable), and the common options.
+void declare_model(Args& a, bool optional = false);
+std::unique_ptr<Model> open_model(const Args& a);
+void print_json(const Json& j);
+
+// Seconds since the first call's construction.
+class Stopwatch {
+ public:
+  double seconds() const;
+
+ private:
+  int64_t begin_ = now();
+  static int64_t now();
+};
+
+int64_t peak_bytes();  // VmHWM: the most resident memory this process has had
+
+}  // namespace sutor

@@ -1,0 +1,308 @@
+// Tokenizer: loading, added tokens, post-processing, and the two back ends (tokenizer.json, tokenizer.model).
+
+#include "io/tokenizer.h"
+
+#include <sentencepiece_processor.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <optional>
+
+#include "engine/error.h"
+#include "io/tokenizer_parts.h"
+
+namespace sutor {
+
+using namespace tok;
+
+namespace {
+struct Added {
+  std::string content, match;  // what is looked for: normalized when `normalized`
+  int32_t id;
+  bool special, normalized, single_word, lstrip, rstrip;
+};
+struct Section {
+  std::string_view text;
+  int32_t id;  // -1: text
+  size_t at;
+};
+
+std::string read_file(const std::string& path) {
+  std::ifstream f(path, std::ios::binary);
+  check(f.good(), "{}: cannot be opened", path);
+  return {std::istreambuf_iterator<char>(f), {}};
+}
+Json parse(const std::string& path) {
+  try {
+    return Json::parse(read_file(path));
+  } catch (const nlohmann::json::exception& e) {
+    fail("{}: not valid JSON: {}", path, e.what());
+  }
+}
+size_t char_before(std::string_view s, size_t i) {
+  while (i > 0 && (s[--i] & 0xC0) == 0x80) {}
+  return i;
+}
+bool space_at(std::string_view s, size_t i) { return is_space(next_char(s, i)); }
+bool word_at(std::string_view s, size_t i) { return is_word(next_char(s, i)); }
+}  // namespace
+
+struct Tokenizer::Impl {
+  std::vector<Added> added;
+  std::vector<const Added*> by_byte[2][256];  // [normalized][first byte], longest first
+  Normalizer normalizer;
+  PreTokenizer pre;
+  std::unique_ptr<Bpe> bpe;
+  Decoder decoder;
+  std::unique_ptr<sentencepiece::SentencePieceProcessor> spm;
+  std::vector<int32_t> before, after;  // what the post-processor puts around the text
+  std::vector<std::string> tokens;
+  std::vector<bool> is_special;
+  std::unordered_map<std::string, int32_t> ids;
+  int32_t bos = -1, eos = -1;
+
+  void put(const std::string& token, int32_t id, bool special) {
+    if (static_cast<size_t>(id) >= tokens.size()) tokens.resize(id + 1), is_special.resize(id + 1);
+    tokens[id] = token, ids[token] = id;
+    if (special) is_special[id] = true;
+  }
+  void add(Added a) {
+    if (a.content.empty()) return;
+    put(a.content, a.id, a.special);
+    a.match = a.normalized && normalizer ? normalizer(a.content) : a.content;
+    added.push_back(std::move(a));
+  }
+  void index() {
+    for (const Added& a : added)
+      if (!a.match.empty()) by_byte[a.normalized][static_cast<unsigned char>(a.match[0])].push_back(&a);
+    for (auto& t : by_byte)
+      for (auto& l : t)
+        std::stable_sort(l.begin(), l.end(), [](auto* x, auto* y) { return x->match.size() > y->match.size(); });
+  }
+
+  // Cuts out added tokens, leftmost and longest first.
+  void split(std::string_view s, size_t base, bool normalized, bool parse, std::vector<Section>& out) const {
+    size_t done = 0;
+    auto& table = by_byte[normalized];
+    for (size_t i = 0; i < s.size();) {
+      const Added* hit = nullptr;
+      for (const Added* a : table[static_cast<unsigned char>(s[i])])
+        if (s.substr(i).starts_with(a->match)) {
+          hit = a;
+          break;
+        }
+      if (!hit) {
+        ++i;
+        continue;
+      }
+      size_t b = i, e = i + hit->match.size();
+      i = e;
+      if (hit->special && !parse) continue;
+      if (hit->single_word && ((b > 0 && word_at(s, char_before(s, b))) || (e < s.size() && word_at(s, e)))) continue;
+      if (hit->lstrip)
+        while (b > done && space_at(s, char_before(s, b))) b = char_before(s, b);
+      if (hit->rstrip)
+        while (e < s.size() && space_at(s, e)) next_char(s, e);
+      b = std::max(b, done);
+      if (b > done) out.push_back({s.substr(done, b - done), -1, base + done});
+      out.push_back({{}, hit->id, base + b});
+      done = e, i = std::max(i, e);
+    }
+    if (done < s.size()) out.push_back({s.substr(done), -1, base + done});
+  }
+
+  void encode_section(std::string_view s, bool first, std::vector<int32_t>& out) const {
+    Pieces p;
+    p.list.push_back({s, first});
+    if (pre) pre(p);
+    for (const Piece& x : p.list) bpe->encode(x.text, out);
+  }
+
+  void load_json(const std::string& path);
+  void load_spm(const std::string& path);
+  void load_config(const std::string& folder);
+  void post_processor(const Json& j, const Where& w);
+};
+
+static Added read_added(const Json& j, int32_t id, const Where& w) {
+  return {str(j, "content", w), "", id, bool_or(j, "special", false, w), bool_or(j, "normalized", true, w),
+          bool_or(j, "single_word", false, w), bool_or(j, "lstrip", false, w), bool_or(j, "rstrip", false, w)};
+}
+
+void Tokenizer::Impl::post_processor(const Json& j, const Where& w) {
+  if (j.is_null()) return;
+  std::string t = type_of(j, w);
+  if (t == "ByteLevel") return;
+  if (t == "Sequence") {
+    for (auto& x : need(j, "processors", w)) post_processor(x, w);
+    return;
+  }
+  check(t == "TemplateProcessing",
+        "{}: {}: post-processor type '{}' is unknown; allowed: TemplateProcessing ByteLevel Sequence", w.file, w.key, t);
+  bool seen = false;
+  for (auto& x : need(j, "single", w)) {
+    if (x.contains("Sequence")) {
+      seen = true;
+      continue;
+    }
+    std::string name = str(need(x, "SpecialToken", w), "id", w);
+    const Json& spec = need(need(j, "special_tokens", w), name.c_str(), w.at("special_tokens"));
+    for (auto& id : need(spec, "ids", w)) {
+      check(id.is_number_integer(), "{}: {}: ids of '{}' must be integers", w.file, w.key, name);
+      (seen ? after : before).push_back(id.get<int32_t>());
+    }
+  }
+}
+
+void Tokenizer::Impl::load_json(const std::string& path) {
+  Json j = parse(path);
+  Where w{path, ""};
+  auto get = [&](const char* k) -> Json { return j.is_object() && j.contains(k) ? j[k] : Json(); };
+  const Json& model = need(j, "model", w);
+  normalizer = make_normalizer(get("normalizer"), w.at("normalizer"));
+  bool byte_level = false, dec = false;
+  pre = make_pretokenizer(get("pre_tokenizer"), w.at("pre_tokenizer"), &byte_level);
+  decoder = make_decoder(get("decoder"), w.at("decoder"), &dec);
+  bpe = std::make_unique<Bpe>(model, w.at("model"), byte_level);
+  for (auto& [t, id] : bpe->vocab) put(t, id, false);
+  Where a = w.at("added_tokens");
+  for (auto& x : get("added_tokens")) {
+    int64_t id = int_or(x, "id", -1, a);
+    check(id >= 0 && id < 1 << 24, "{}: {}.id: {} is out of range 0 to 16777215", path, a.key, id);
+    add(read_added(x, static_cast<int32_t>(id), a));
+  }
+  post_processor(get("post_processor"), w.at("post_processor"));
+}
+
+void Tokenizer::Impl::load_spm(const std::string& path) {
+  spm = std::make_unique<sentencepiece::SentencePieceProcessor>();
+  auto status = spm->LoadFromSerializedProto(read_file(path));
+  check(status.ok(), "{}: not a SentencePiece model: {}", path, status.ToString());
+  for (int i = 0; i < spm->GetPieceSize(); ++i) {
+    bool control = spm->IsControl(i) || spm->IsUnknown(i);
+    put(spm->IdToPiece(i), i, control);
+    if (control) add({spm->IdToPiece(i), "", i, true, false, false, false, false});
+  }
+  bos = spm->bos_id(), eos = spm->eos_id();
+}
+
+void Tokenizer::Impl::load_config(const std::string& folder) {
+  std::string path = folder + "/tokenizer_config.json";
+  bool add_bos = true, add_eos = false;
+  if (std::filesystem::exists(path)) {
+    Json j = parse(path);
+    Where w{path, ""};
+    check(j.is_object(), "{}: an object is expected", path);
+    auto token = [&](const char* key, int32_t old) {
+      auto it = j.find(key);
+      if (it == j.end() || it->is_null()) return spm ? old : -1;
+      std::string s = it->is_object() ? str(*it, "content", w.at(key)) : str(j, key, w);
+      auto id = ids.find(s);
+      return id == ids.end() ? -1 : id->second;
+    };
+    if (spm && j.contains("added_tokens_decoder"))
+      for (auto& [k, v] : j["added_tokens_decoder"].items()) {
+        check(!k.empty() && k.size() < 8 && std::all_of(k.begin(), k.end(), [](char c) { return c >= '0' && c <= '9'; }),
+              "{}: added_tokens_decoder: '{}' is not an id", path, k);
+        if (Added a = read_added(v, std::stoi(k), w.at("added_tokens_decoder")); !ids.contains(a.content)) add(a);
+      }
+    bos = token("bos_token", bos), eos = token("eos_token", eos);
+    add_bos = bool_or(j, "add_bos_token", true, w), add_eos = bool_or(j, "add_eos_token", false, w);
+    check(!spm || bool_or(j, "legacy", true, w), "{}: legacy: false is not supported without tokenizer.json", path);
+  }
+  if (spm && add_bos && bos >= 0) before = {bos};
+  if (spm && add_eos && eos >= 0) after = {eos};
+}
+
+Tokenizer Tokenizer::load(const std::string& folder) {
+  auto impl = std::make_shared<Impl>();
+  if (std::filesystem::exists(folder + "/tokenizer.json")) impl->load_json(folder + "/tokenizer.json");
+  else if (std::filesystem::exists(folder + "/tokenizer.model")) impl->load_spm(folder + "/tokenizer.model");
+  else fail("{}: neither tokenizer.json nor tokenizer.model is there", folder);
+  impl->load_config(folder);
+  impl->index();
+  Tokenizer t;
+  t.impl_ = std::move(impl);
+  return t;
+}
+
+std::vector<int32_t> Tokenizer::encode(std::string_view raw, bool add_special, bool parse_special) const {
+  std::string text = replace_invalid(raw);
+  std::vector<int32_t> out;
+  if (add_special) out = impl_->before;
+  std::vector<Section> outer, inner;
+  impl_->split(text, 0, false, parse_special, outer);
+  for (const Section& s : outer) {
+    if (s.id >= 0) {
+      out.push_back(s.id);
+    } else if (impl_->spm) {
+      std::vector<int> ids;
+      auto status = impl_->spm->Encode(std::string(s.text), &ids);
+      check(status.ok(), "tokenizer.model: {}", status.ToString());
+      out.insert(out.end(), ids.begin(), ids.end());
+    } else {
+      std::string n = impl_->normalizer ? impl_->normalizer(std::string(s.text)) : std::string(s.text);
+      inner.clear();
+      impl_->split(n, s.at, true, parse_special, inner);
+      for (const Section& x : inner)
+        if (x.id >= 0) out.push_back(x.id);
+        else impl_->encode_section(x.text, x.at == 0, out);
+    }
+  }
+  if (add_special) out.insert(out.end(), impl_->after.begin(), impl_->after.end());
+  return out;
+}
+
+std::string Tokenizer::decode(std::span<const int32_t> ids, bool skip_special) const {
+  if (impl_->spm) {
+    std::vector<int> keep;
+    for (int32_t id : ids)
+      if (id >= 0 && id < impl_->spm->GetPieceSize() && !(skip_special && special(id))) keep.push_back(id);
+    std::string s;
+    auto status = impl_->spm->Decode(keep, &s);
+    check(status.ok(), "tokenizer.model: {}", status.ToString());
+    return s;
+  }
+  std::vector<std::string> t;
+  for (int32_t id : ids)
+    if (id >= 0 && id < vocab_size() && !(skip_special && special(id))) t.push_back(impl_->tokens[id]);
+  impl_->decoder(t);
+  std::string out;
+  for (auto& s : t) out += s;
+  return out;
+}
+
+int32_t Tokenizer::bos() const { return impl_->bos; }
+int32_t Tokenizer::eos() const { return impl_->eos; }
+int32_t Tokenizer::vocab_size() const { return static_cast<int32_t>(impl_->tokens.size()); }
+int32_t Tokenizer::token_to_id(std::string_view token) const {
+  auto it = impl_->ids.find(std::string(token));
+  return it == impl_->ids.end() ? -1 : it->second;
+}
+const std::string& Tokenizer::id_to_token(int32_t id) const {
+  check(id >= 0 && id < vocab_size(), "token id {} is out of range 0 to {}", id, vocab_size() - 1);
+  return impl_->tokens[id];
+}
+bool Tokenizer::special(int32_t id) const { return id >= 0 && id < vocab_size() && impl_->is_special[id]; }
+
+// Text is given out up to a trailing U+FFFD, which may yet become a character.
+std::string StreamDecoder::push(int32_t id) {
+  ids_.push_back(id);
+  std::string all = tok_.decode(ids_, skip_);
+  size_t end = all.size();
+  while (end >= 3 && all.compare(end - 3, 3, "\xEF\xBF\xBD") == 0) end -= 3;
+  if (end <= sent_) return "";
+  std::string out = all.substr(sent_, end - sent_);
+  sent_ = end;
+  return out;
+}
+std::string StreamDecoder::finish() {
+  std::string all = tok_.decode(ids_, skip_);
+  std::string out = all.size() > sent_ ? all.substr(sent_) : "";
+  ids_.clear(), sent_ = 0;
+  return out;
+}
+
+}  // namespace sutor

@@ -1,0 +1,112 @@
+#pragma once
+// The stages of a tokenizer.json pipeline, as the `tokenizers` library defines them. Internal to io/tokenizer*.cpp.
+
+#include <oniguruma.h>
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+namespace sutor::tok {
+
+using Json = nlohmann::ordered_json;
+
+// Where in which file we are, so that every error names it.
+struct Where {
+  std::string file, key;
+  Where at(std::string_view k) const;
+};
+
+// Fields with a type check; the default applies when the key is absent or null.
+std::string type_of(const Json& j, const Where& w);
+const Json& need(const Json& j, const char* key, const Where& w);
+std::string str(const Json& j, const char* key, const Where& w);
+std::string str_or(const Json& j, const char* key, const std::string& def, const Where& w);
+bool bool_or(const Json& j, const char* key, bool def, const Where& w);
+int64_t int_or(const Json& j, const char* key, int64_t def, const Where& w);
+
+// Decodes one code point of valid UTF-8 at s[i] and moves i past it.
+char32_t next_char(std::string_view s, size_t& i);
+void append_utf8(std::string& out, char32_t c);
+bool is_space(char32_t c);
+bool is_numeric(char32_t c);
+bool is_punctuation(char32_t c);
+bool is_word(char32_t c);
+// Ill-formed bytes become U+FFFD, one per maximal subpart (Unicode 3.9), as Python and Rust do. `keep_tail` returns the
+// length of an unfinished but so far valid sequence at the end instead of replacing it.
+std::string replace_invalid(std::string_view s, size_t* keep_tail = nullptr);
+
+// The GPT-2 byte alphabet.
+struct ByteAlphabet {
+  std::string of[256];
+  int byte_of[0x144];  // -1: not in the alphabet
+  ByteAlphabet();
+};
+const ByteAlphabet& byte_alphabet();
+
+// A literal or an Oniguruma pattern ({"String": ..} or {"Regex": ..}).
+class Pattern {
+ public:
+  Pattern(const Json& j, const Where& w);
+  Pattern(const std::string& regex, const Where& w);
+  // Calls fn(begin, end) for each match from left to right.
+  void each(std::string_view s, const std::function<void(size_t, size_t)>& fn) const;
+
+ private:
+  void compile(const std::string& regex);
+  Where where_;
+  std::string literal_;
+  std::shared_ptr<regex_t> regex_;
+};
+
+using Normalizer = std::function<std::string(std::string)>;
+Normalizer make_normalizer(const Json& j, const Where& w);
+
+struct Piece {
+  std::string_view text;
+  bool first;  // starts at offset 0 of the whole input
+};
+// Strings a stage made live in `store`, which outlives the pieces and never moves its elements.
+struct Pieces {
+  std::vector<Piece> list;
+  std::vector<std::unique_ptr<std::string>> store;
+};
+using PreTokenizer = std::function<void(Pieces&)>;
+// `byte_level` is set when the last stage maps bytes to the alphabet; the model does that itself, per cached piece.
+PreTokenizer make_pretokenizer(const Json& j, const Where& w, bool* byte_level);
+
+using Decoder = std::function<void(std::vector<std::string>&)>;
+Decoder make_decoder(const Json& j, const Where& w, bool* byte_level);
+
+class Bpe {
+ public:
+  Bpe(const Json& j, const Where& w, bool byte_level);
+  void encode(std::string_view piece, std::vector<int32_t>& out) const;
+  std::unordered_map<std::string, int32_t> vocab;
+
+ private:
+  void encode_uncached(std::string_view piece, std::vector<int32_t>& out) const;
+  void merge(std::vector<int32_t>& ids) const;
+  struct Merge {
+    int32_t rank, id;
+  };
+  std::unordered_map<uint64_t, Merge> merges_;
+  std::string prefix_, suffix_;
+  int32_t unk_ = -1, bytes_[256], alphabet_[256];
+  bool byte_fallback_, fuse_unk_, ignore_merges_, byte_level_;
+  struct Hash {
+    using is_transparent = void;
+    size_t operator()(std::string_view s) const { return std::hash<std::string_view>()(s); }
+  };
+  mutable std::mutex mutex_;
+  mutable std::unordered_map<std::string, std::vector<int32_t>, Hash, std::equal_to<>> cache_;
+};
+
+}  // namespace sutor::tok

@@ -1,0 +1,98 @@
+// The tokenizer against goldens of the `tokenizers` and `sentencepiece` libraries (tests/goldens/make_tokenizers.py).
+
+#include "io/tokenizer.h"
+
+#include <doctest/doctest.h>
+
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "engine/error.h"
+
+using namespace sutor;
+using nlohmann::json;
+
+static json read(const std::string& path) {
+  std::ifstream f(path);
+  return json::parse(f);
+}
+
+static std::string base64(const std::string& s) {
+  static const std::string abc = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+  std::string out;
+  unsigned acc = 0;
+  int bits = 0;
+  for (char c : s) {
+    if (c == '=') break;
+    acc = acc << 6 | static_cast<unsigned>(abc.find(c)), bits += 6;
+    if (bits >= 8) out += static_cast<char>(acc >> (bits -= 8));
+  }
+  return out;
+}
+
+TEST_CASE("tokenizer: ids, text and streaming equal the reference libraries") {
+  for (std::string name : {"deepseek", "qwen", "llama", "spm"}) {
+    std::string dir = "tests/goldens/tokenizer/" + name;
+    Tokenizer t = Tokenizer::load(dir);
+    for (auto& c : read(dir + "/cases.json")) {
+      std::string text = base64(c["base64"]);
+      CAPTURE(name);
+      CAPTURE(text);
+      std::vector<int32_t> ids = c["ids"];
+      CHECK(t.encode(text) == ids);
+      CHECK(t.encode(text, false) == c["plain"].get<std::vector<int32_t>>());
+      if (c.contains("decoded")) CHECK(t.decode(ids) == c["decoded"].get<std::string>());
+      CHECK(t.decode(ids, true) == c["skipped"].get<std::string>());
+      StreamDecoder s(t);
+      std::string joined;
+      for (int32_t id : ids) joined += s.push(id);
+      CHECK(joined + s.finish() == t.decode(ids));
+    }
+  }
+}
+
+static std::string error_of(const std::string& patch, const std::string& text = "") {
+  auto dir = std::filesystem::temp_directory_path() / "sutor_tokenizer_test";
+  std::filesystem::create_directories(dir);
+  json j = read("tests/goldens/tokenizer/qwen/tokenizer.json");
+  j.merge_patch(json::parse(patch));
+  std::ofstream(dir / "tokenizer.json") << j.dump();
+  try {
+    Tokenizer::load(dir.string()).encode(text);
+  } catch (const Error& e) {
+    return e.what();
+  }
+  return "";
+}
+
+TEST_CASE("tokenizer: corrupt files give one line that names the key") {
+  const char* rows[][2] = {
+      {R"({"normalizer":{"type":"Magic"}})", "normalizer type 'Magic' is unknown"},
+      {R"({"pre_tokenizer":{"type":"Magic"}})", "pre-tokenizer type 'Magic' is unknown"},
+      {R"({"decoder":{"type":"Magic"}})", "decoder type 'Magic' is unknown"},
+      {R"({"post_processor":{"type":"Magic"}})", "post-processor type 'Magic' is unknown"},
+      {R"({"model":{"type":"Unigram"}})", "model.type: 'Unigram' is unknown"},
+      {R"({"model":null})", "model: the key is missing"},
+      {R"({"model":{"dropout":0.1}})", "model.dropout"},
+      {R"({"model":{"vocab":3}})", "model.vocab: an object is expected"},
+      {R"({"model":{"vocab":{"a":-1}}})", "model.vocab['a']"},
+      {R"({"model":{"merges":["ab"]}})", "model.merges[0]"},
+      {R"({"model":{"merges":[["a","zzzzzz"]]}})", "token 'zzzzzz' is not in the vocabulary"},
+      {R"({"model":{"unk_token":"nope"}})", "model.unk_token"},
+      {R"({"pre_tokenizer":{"type":"Split","pattern":{"Regex":"("},"behavior":"Isolated"}})", "bad regular expression"},
+      {R"({"pre_tokenizer":{"type":"Split","pattern":{"Regex":"a"},"behavior":"X"}})", "behavior: 'X' is unknown"},
+  };
+  for (auto& r : rows) {
+    std::string e = error_of(r[0]);
+    CAPTURE(e);
+    CHECK(e.find(r[1]) != std::string::npos);
+    CHECK(e.find("tokenizer.json: ") != std::string::npos);
+  }
+}
+
+TEST_CASE("tokenizer: a hostile pattern ends in an error, not in a hang") {
+  std::string e = error_of(R"j({"pre_tokenizer":{"pretokenizers":null,"type":"Split","behavior":"Isolated",
+      "pattern":{"Regex":"(x+x+)+y"}}})j", std::string(64, 'x'));
+  CHECK(e.find("retry limit") != std::string::npos);
+}
