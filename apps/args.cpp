@@ -30,8 +30,10 @@ Args::Option& Args::declare(const char* name, Kind kind, const char* help, std::
   return o;
 }
 
-void Args::positional(const char* name, const char* help) {
-  declare(name, Kind::kString, help, "").positional = true;
+void Args::positional(const char* name, const char* help, bool optional) {
+  Option& o = declare(name, Kind::kString, help, "");
+  o.positional = true;
+  o.optional = optional;
   positionals_.push_back(name);
 }
 void Args::string(const char* name, const char* help, std::string fallback) { declare(name, Kind::kString, help, std::move(fallback)); }
@@ -162,7 +164,7 @@ bool Args::parse(int argc, char** argv) {
   }
   if (given("config")) read_yaml(str("config"));
   for (size_t i = 0; i < positionals_.size(); ++i)
-    if (!given(positionals_[i]) && !positionals_[i].starts_with("[")) throw UsageError(fmt::format("{} is missing; sutor {} --help tells", positionals_[i], command_));
+    if (!given(positionals_[i]) && !at(positionals_[i]).optional) throw UsageError(fmt::format("{} is missing; sutor {} --help tells", positionals_[i], command_));
   if (on("dump-config")) {
     fmt::print("{}", yaml());
     return false;

@@ -22,7 +22,7 @@ class Args {
   Args(std::string command, std::string summary, std::string example);
 
   // Declaration. Every option has a default shown by --help; an empty default of a string means "not given".
-  void positional(const char* name, const char* help);
+  void positional(const char* name, const char* help, bool optional = false);
   void string(const char* name, const char* help, std::string fallback = "");
   void integer(const char* name, const char* help, int64_t fallback, int64_t lo, int64_t hi);
   void real(const char* name, const char* help, double fallback, double lo, double hi);
@@ -54,7 +54,7 @@ class Args {
     std::string help, text;
     std::vector<std::string> values, allowed;
     double lo = 0, hi = 0;
-    bool positional = false;
+    bool positional = false, optional = false;
   };
   Option& declare(const char* name, Kind kind, const char* help, std::string fallback);
   const Option& at(const std::string& name) const;

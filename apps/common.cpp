@@ -8,8 +8,8 @@
 
 namespace sutor {
 
-void declare_model(Args& a) {
-  a.positional("MODEL", "hub folder: config.json, safetensors, tokenizer");
+void declare_model(Args& a, bool optional) {
+  a.positional("MODEL", "hub folder: config.json, safetensors, tokenizer", optional);
   a.list("adapter", "ESFT adapter or PEFT LoRA folder");
   a.common();
 }

@@ -10,7 +10,7 @@
 namespace sutor {
 
 // MODEL positional, --adapter (repeatable), and the common options.
-void declare_model(Args& a);
+void declare_model(Args& a, bool optional = false);
 std::unique_ptr<Model> open_model(const Args& a);
 void print_json(const Json& j);
 

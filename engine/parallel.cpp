@@ -185,8 +185,8 @@ void parallel_for(int64_t n, int64_t grain, const Body& fn) {
     Guard() { flush_denormals(); }
     ~Guard() { _mm_setcsr(csr); }
   } guard;
-  // About four blocks a thread: enough to even out, few enough that the counter costs nothing.
-  int64_t block = std::max(grain, n / (4 * pool->size()));
+  // About sixteen blocks a thread: enough to even out, few enough that the counter costs nothing.
+  int64_t block = std::max(grain, n / (16 * pool->size()));
   pool->run(n, block, fn);
 }
 

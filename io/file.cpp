@@ -1,145 +1,175 @@
 #include "io/file.h"
 
 #include <fcntl.h>
+#include <stdio.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#define XXH_INLINE_ALL
 #include <xxhash.h>
 
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
-#include <vector>
 
 namespace sutor {
 namespace fs = std::filesystem;
 namespace {
 
+[[noreturn]] void fail_errno(const std::string& path, const char* what) {
+  int e = errno;
+  fail("{}: cannot {}: {}", path, what, std::strerror(e));
+}
+
+struct Fd {
+  int fd;
+  Fd(const std::string& path, int flags, const char* what) : fd(open(path.c_str(), flags | O_CLOEXEC)) {
+    if (fd < 0) fail_errno(path, what);
+  }
+  ~Fd() { close(fd); }
+};
+
+void sync_path(const std::string& path) {
+  Fd f(path, O_RDONLY, "open to sync");
+  if (fsync(f.fd) != 0) fail_errno(path, "sync");
+}
+
+std::string clean(std::string path) {
+  while (path.size() > 1 && path.back() == '/') path.pop_back();
+  return path;
+}
+
 std::string parent_of(const std::string& path) {
-  fs::path p = fs::path(path).parent_path();
-  return p.empty() ? "." : p.string();
+  std::string p = fs::path(path).parent_path().string();
+  return p.empty() ? "." : p;
 }
 
-void flush(const std::string& path) {
-  int fd = open(path.c_str(), O_RDONLY);
-  check(fd >= 0, "{}: cannot be opened to flush it: {}", path, std::strerror(errno));
-  int rc = fsync(fd), err = errno;
-  close(fd);
-  check(rc == 0 || err == EINVAL, "{}: cannot be flushed to disk: {}", path, std::strerror(err));
+std::string temp_of(const std::string& path, const char* kind) {
+  return (fs::path(parent_of(path)) /
+          fmt::format(".{}-{}-{}", kind, fs::path(path).filename().string(), getpid())).string();
 }
 
-void rename_or_fail(const std::string& from, const std::string& to) {
-  check(std::rename(from.c_str(), to.c_str()) == 0, "{}: cannot be put in place: {}", to, std::strerror(errno));
+void move(const std::string& from, const std::string& to) {
+  if (rename(from.c_str(), to.c_str()) != 0) fail_errno(to, "rename into place");
 }
 
 }  // namespace
 
-MappedFile::MappedFile(const std::string& path) {
-  int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  check(fd >= 0, "{}: cannot be opened: {}", path, std::strerror(errno));
-  struct stat st {};
-  int rc = fstat(fd, &st);
-  if (rc == 0 && S_ISREG(st.st_mode) && st.st_size > 0) {
-    size = st.st_size;
-    void* p = mmap(nullptr, size, PROT_READ, MAP_PRIVATE, fd, 0);
-    data = p == MAP_FAILED ? nullptr : static_cast<std::byte*>(p);
-  }
-  int err = errno;
-  close(fd);
-  check(rc == 0 && S_ISREG(st.st_mode), "{}: not a regular file", path);
-  check(st.st_size == 0 || data != nullptr, "{}: cannot be mapped: {}", path, std::strerror(err));
+MappedFile::MappedFile(std::string p) : path(std::move(p)) {
+  Fd f(path, O_RDONLY, "open");
+  struct stat st;
+  if (fstat(f.fd, &st) != 0) fail_errno(path, "stat");
+  check(S_ISREG(st.st_mode), "{}: not a regular file", path);
+  size = static_cast<size_t>(st.st_size);
+  if (size == 0) return;  // mmap refuses empty maps
+  void* p0 = mmap(nullptr, size, PROT_READ, MAP_PRIVATE, f.fd, 0);
+  if (p0 == MAP_FAILED) fail_errno(path, "map");
+  data = static_cast<const std::byte*>(p0);
 }
 
 MappedFile::~MappedFile() {
-  if (data != nullptr) munmap(data, size);
+  if (data != nullptr) munmap(const_cast<std::byte*>(data), size);
 }
 
-std::string read_file(const std::string& path, int64_t max_bytes) {
-  MappedFile f(path);
-  check(f.size <= max_bytes, "{}: {} bytes, at most {} are read", path, f.size, max_bytes);
-  return {reinterpret_cast<const char*>(f.data), static_cast<size_t>(f.size)};
-}
-
-FileWriter::FileWriter(const std::string& path) : path_(path), fd_(open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644)) {
-  check(fd_ >= 0, "{}: cannot be written: {}", path, std::strerror(errno));
-}
-
-FileWriter::~FileWriter() {
-  if (fd_ >= 0) ::close(fd_);
-}
-
-void FileWriter::write(const void* data, int64_t bytes) {
-  const char* p = static_cast<const char*>(data);
-  while (bytes > 0) {
-    ssize_t n = ::write(fd_, p, std::min<int64_t>(bytes, 1 << 30));
+std::string read_file(const std::string& path, size_t max_bytes) {
+  Fd f(path, O_RDONLY, "open");
+  std::string out;
+  char buf[1 << 16];
+  for (;;) {
+    ssize_t n = read(f.fd, buf, sizeof buf);
     if (n < 0 && errno == EINTR) continue;
-    check(n > 0, "{}: cannot be written: {}", path_, std::strerror(errno));
+    if (n < 0) fail_errno(path, "read");
+    if (n == 0) return out;
+    check(out.size() + n <= max_bytes, "{}: larger than the {} bytes allowed", path, max_bytes);
+    out.append(buf, n);
+  }
+}
+
+std::string hash_file(const std::string& path) {
+  MappedFile f(path);
+  XXH128_hash_t h = XXH3_128bits(f.data, f.size);
+  return fmt::format("{:016x}{:016x}", h.high64, h.low64);
+}
+
+AtomicFile::AtomicFile(std::string path) : path_(std::move(path)), temp_(temp_of(path_, "tmp")) {
+  fd_ = open(temp_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+  if (fd_ < 0) fail_errno(path_, "create");
+}
+
+AtomicFile::~AtomicFile() {
+  if (fd_ >= 0) close(fd_);
+  if (!temp_.empty()) unlink(temp_.c_str());
+}
+
+void AtomicFile::write(const void* data, size_t bytes) {
+  auto* p = static_cast<const char*>(data);
+  while (bytes > 0) {
+    ssize_t n = ::write(fd_, p, bytes < (size_t{1} << 30) ? bytes : size_t{1} << 30);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) fail_errno(path_, "write");
     p += n;
     bytes -= n;
   }
 }
 
-void FileWriter::close() {
-  int rc = fsync(fd_), err = errno;
-  if (rc != 0 && err == EINVAL) rc = 0;  // pipes and devices have nothing to flush
-  int closed = ::close(fd_);
+void AtomicFile::commit() {
+  if (fsync(fd_) != 0) fail_errno(path_, "sync");
+  int fd = fd_;
   fd_ = -1;
-  check(rc == 0 && closed == 0, "{}: cannot be flushed to disk: {}", path_, std::strerror(rc != 0 ? err : errno));
+  if (close(fd) != 0) fail_errno(path_, "close");
+  move(temp_, path_);
+  temp_.clear();
+  sync_path(parent_of(path_));
 }
 
 void write_file_atomic(const std::string& path, std::string_view bytes) {
-  std::string temp = fmt::format("{}.tmp-{}", path, getpid());
-  try {
-    FileWriter w(temp);
-    w.write(bytes.data(), static_cast<int64_t>(bytes.size()));
-    w.close();
-    rename_or_fail(temp, path);
-  } catch (const Error& e) {
-    unlink(temp.c_str());
-    // The user knows the path asked for, not the temporary one.
-    std::string what = e.what();
-    if (what.starts_with(temp)) what = path + what.substr(temp.size());
-    throw Error(what);
-  }
-  flush(parent_of(path));
+  AtomicFile f(path);
+  f.write(bytes.data(), bytes.size());
+  f.commit();
 }
 
-std::string hash_file(const std::string& path) {
-  MappedFile f(path);
-  XXH128_hash_t h = XXH3_128bits(f.data, static_cast<size_t>(f.size));
-  return fmt::format("{:016x}{:016x}", h.high64, h.low64);
-}
-
-AtomicFolder::AtomicFolder(const std::string& path) : path_(path) {
-  while (path_.size() > 1 && path_.back() == '/') path_.pop_back();
-  std::string parent = parent_of(path_);
+AtomicFolder::AtomicFolder(std::string path)
+    : path_(clean(std::move(path))), temp_(temp_of(path_, "tmp")) {
   std::error_code ec;
-  fs::create_directories(parent, ec);
-  check(!ec, "{}: cannot be created: {}", parent, ec.message());
-  check(!fs::exists(path_) || fs::is_directory(path_), "{}: exists and is not a folder", path_);
-  temp_ = fmt::format("{}/.tmp-{}-{}", parent, fs::path(path_).filename().string(), getpid());
-  fs::remove_all(temp_, ec);
-  check(fs::create_directory(temp_, ec) && !ec, "{}: cannot be written: {}", path_, ec.message());
+  fs::remove_all(temp_, ec);  // ours: the pid was reused after a crash
+  if (mkdir(temp_.c_str(), 0777) != 0) fail_errno(path_, "create the folder");
 }
 
 AtomicFolder::~AtomicFolder() {
   std::error_code ec;
-  if (!temp_.empty()) fs::remove_all(temp_, ec);
+  if (!done_) fs::remove_all(temp_, ec);
 }
 
 void AtomicFolder::commit() {
-  for (const auto& e : fs::recursive_directory_iterator(temp_)) flush(e.path().string());
-  flush(temp_);
-  std::string old;
-  if (fs::exists(path_)) {
-    old = temp_ + "-old";
-    rename_or_fail(path_, old);
+  try {
+    for (const auto& e : fs::recursive_directory_iterator(temp_))
+      if (e.is_regular_file() || e.is_directory()) sync_path(e.path().string());
+  } catch (const fs::filesystem_error& e) {
+    fail("{}: cannot sync: {}", path_, e.code().message());
   }
-  rename_or_fail(temp_, path_);
-  temp_.clear();
-  flush(parent_of(path_));
+  sync_path(temp_);
+  // RENAME_EXCHANGE swaps old and new in one step: no moment without a complete folder. Elsewhere: aside, in, remove.
+  struct stat st;
+  if (lstat(path_.c_str(), &st) != 0) {
+    move(temp_, path_);
+    done_ = true;
+  } else if (renameat2(AT_FDCWD, temp_.c_str(), AT_FDCWD, path_.c_str(), RENAME_EXCHANGE) != 0) {
+    std::string old = temp_of(path_, "old");
+    move(path_, old);
+    if (rename(temp_.c_str(), path_.c_str()) != 0) {
+      int e = errno;
+      rename(old.c_str(), path_.c_str());
+      errno = e;
+      fail_errno(path_, "rename into place");
+    }
+    done_ = true;
+    std::error_code ec;
+    fs::remove_all(old, ec);
+  }
+  sync_path(parent_of(path_));
   std::error_code ec;
-  if (!old.empty()) fs::remove_all(old, ec);
+  if (!done_) fs::remove_all(temp_, ec);  // after an exchange: the old folder
+  done_ = true;
 }
 
 }  // namespace sutor

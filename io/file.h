@@ -1,7 +1,8 @@
 #pragma once
-// Files: mapped for reading; written aside, flushed to disk and renamed, so that a reader never sees half of one.
+// Files: read-only maps, and writes that are complete or absent after a crash (sibling temporary, fsync, rename, fsync parent).
+// Every error is one line with the path and the system's reason.
 
-#include <cstdint>
+#include <cstddef>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -10,44 +11,49 @@
 
 namespace sutor {
 
-// A file mapped read-only. Copy-on-write private pages: nobody else's writes through this mapping.
 struct MappedFile : Storage {
-  explicit MappedFile(const std::string& path);
+  std::string path;
+  const std::byte* data = nullptr;
+  size_t size = 0;
+
+  explicit MappedFile(std::string path);
   ~MappedFile() override;
   MappedFile(const MappedFile&) = delete;
-  std::byte* data = nullptr;
-  int64_t size = 0;
+  MappedFile& operator=(const MappedFile&) = delete;
 };
 
-std::string read_file(const std::string& path, int64_t max_bytes = int64_t{1} << 30);
+std::string read_file(const std::string& path, size_t max_bytes = size_t{1} << 30);
 void write_file_atomic(const std::string& path, std::string_view bytes);
-std::string hash_file(const std::string& path);  // XXH3, 128 bits, hex
+std::string hash_file(const std::string& path);  // XXH3-128, 32 hex digits
 
-// A folder that appears whole or not at all: write into dir(), then commit(). What stood at `path` is replaced. Without
-// commit() the destructor removes everything.
+// A file written in pieces under its final name only on commit(); removed when destroyed before.
+class AtomicFile {
+ public:
+  explicit AtomicFile(std::string path);
+  ~AtomicFile();
+  AtomicFile(const AtomicFile&) = delete;
+  AtomicFile& operator=(const AtomicFile&) = delete;
+  void write(const void* data, size_t bytes);
+  void commit();
+
+ private:
+  std::string path_, temp_;
+  int fd_ = -1;
+};
+
+// A folder that appears whole: write into dir(), then commit(). An old folder of that name is replaced.
 class AtomicFolder {
  public:
-  explicit AtomicFolder(const std::string& path);
+  explicit AtomicFolder(std::string path);
   ~AtomicFolder();
   AtomicFolder(const AtomicFolder&) = delete;
+  AtomicFolder& operator=(const AtomicFolder&) = delete;
   const std::string& dir() const { return temp_; }
   void commit();
 
  private:
   std::string path_, temp_;
-};
-
-// Sequential writer to a new file; every error names the path. close() flushes to disk.
-class FileWriter {
- public:
-  explicit FileWriter(const std::string& path);
-  ~FileWriter();
-  void write(const void* data, int64_t bytes);
-  void close();
-
- private:
-  std::string path_;
-  int fd_;
+  bool done_ = false;
 };
 
 }  // namespace sutor

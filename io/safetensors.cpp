@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <cstring>
 #include <filesystem>
-#include <map>
+#include <optional>
+#include <set>
+#include <string_view>
 
 #include "io/json.h"
 
@@ -13,146 +15,222 @@ namespace {
 
 constexpr uint64_t kMaxHeader = 100'000'000;
 
-const std::map<std::string, int> kBits = {
-    {"BOOL", 8},        {"F4", 4},          {"F6_E2M3", 6},  {"F6_E3M2", 6}, {"U8", 8},   {"I8", 8},   {"F8_E5M2", 8}, {"F8_E4M3", 8},
-    {"F8_E8M0", 8},     {"F8_E4M3FNUZ", 8}, {"F8_E5M2FNUZ", 8}, {"I16", 16}, {"U16", 16}, {"F16", 16}, {"BF16", 16},   {"I32", 32},
-    {"U32", 32},        {"F32", 32},        {"C64", 64},     {"F64", 64},    {"I64", 64}, {"U64", 64}};
+struct FileType {
+  std::string_view name;
+  int bits;
+};
+constexpr FileType kTypes[] = {
+    {"BOOL", 8},    {"F4", 4},           {"F6_E2M3", 6},     {"F6_E3M2", 6}, {"U8", 8},   {"I8", 8},
+    {"F8_E5M2", 8}, {"F8_E4M3", 8},      {"F8_E8M0", 8},     {"F8_E4M3FNUZ", 8}, {"F8_E5M2FNUZ", 8},
+    {"I16", 16},    {"U16", 16},         {"F16", 16},        {"BF16", 16},   {"I32", 32}, {"U32", 32},
+    {"F32", 32},    {"C64", 64},         {"F64", 64},        {"I64", 64},    {"U64", 64}};
 
-bool valid_utf8(const unsigned char* p, int64_t n) {
-  for (int64_t i = 0; i < n;) {
-    int len = p[i] < 0x80 ? 1 : (p[i] >> 5) == 6 ? 2 : (p[i] >> 4) == 14 ? 3 : (p[i] >> 3) == 30 ? 4 : 0;
-    if (len == 0 || i + len > n) return false;
-    uint32_t c = len == 1 ? p[i] : p[i] & (0xff >> (len + 1));
-    for (int j = 1; j < len; ++j) {
-      if ((p[i + j] & 0xc0) != 0x80) return false;
-      c = c << 6 | (p[i + j] & 0x3f);
-    }
-    constexpr uint32_t kLeast[] = {0, 0, 0x80, 0x800, 0x10000};
-    if (c < kLeast[len] || c > 0x10ffff || (c >= 0xd800 && c < 0xe000)) return false;
-    i += len;
+int bits_of(std::string_view name) {
+  for (const FileType& t : kTypes)
+    if (t.name == name) return t.bits;
+  return 0;
+}
+
+std::optional<DType> dtype_named(std::string_view name) {
+  for (int i = 0; i <= static_cast<int>(DType::BOOL); ++i)
+    if (name_of(static_cast<DType>(i)) == name) return static_cast<DType>(i);
+  return std::nullopt;
+}
+
+bool is_utf8(std::string_view s) {
+  for (size_t i = 0; i < s.size();) {
+    auto c = static_cast<unsigned char>(s[i]);
+    size_t n = c < 0x80 ? 1 : c >= 0xc2 && c < 0xe0 ? 2 : c >= 0xe0 && c < 0xf0 ? 3
+               : c >= 0xf0 && c < 0xf5 ? 4 : 0;
+    if (n == 0 || i + n > s.size()) return false;
+    for (size_t j = 1; j < n; ++j)
+      if ((static_cast<unsigned char>(s[i + j]) & 0xc0) != 0x80) return false;
+    auto d = n > 1 ? static_cast<unsigned char>(s[i + 1]) : 0;
+    // overlong forms, surrogates, above U+10FFFF
+    if ((c == 0xe0 && d < 0xa0) || (c == 0xed && d > 0x9f) || (c == 0xf0 && d < 0x90) ||
+        (c == 0xf4 && d > 0x8f))
+      return false;
+    i += n;
   }
   return true;
 }
 
-int64_t index_of(const Json& v, const std::string& where) {
-  check(v.is_number_unsigned() && v.get<uint64_t>() < (uint64_t{1} << 62), "{}: InvalidHeaderDeserialization: {} is not a size", where,
-        v.dump());
-  return v.get<int64_t>();
+TensorInfo parse_info(const std::string& name, const Json& j, const std::string& where) {
+  TensorInfo t;
+  t.name = name;
+  std::string at = where + ": tensor " + name;
+  t.dtype = get<std::string>(j, "dtype", at);
+  check(bits_of(t.dtype) != 0, "{}: unknown dtype \"{}\"", at, t.dtype);
+  auto numbers = [&](const char* key) {
+    Json a = get<Json>(j, key, at);
+    check(a.is_array(), "{}: key \"{}\" must be an array, found {}", at, key, a.type_name());
+    std::vector<uint64_t> out;
+    for (const Json& v : a) {
+      check(v.is_number_unsigned(), "{}: key \"{}\" must hold integers >= 0, found {}", at, key,
+            v.is_number() ? v.dump() : v.type_name());
+      out.push_back(v.get<uint64_t>());
+    }
+    return out;
+  };
+  for (uint64_t d : numbers("shape")) {
+    check(std::in_range<int64_t>(d), "{}: dimension {} is too large", at, d);
+    t.shape.push_back(static_cast<int64_t>(d));
+  }
+  auto offsets = numbers("data_offsets");
+  check(offsets.size() == 2, "{}: data_offsets must have 2 entries, found {}", at, offsets.size());
+  t.begin = offsets[0];
+  t.end = offsets[1];
+  return t;
 }
 
 }  // namespace
 
-SafetensorsFile::SafetensorsFile(const std::string& path) : path_(path), map_(std::make_shared<MappedFile>(path)) {
-  check(map_->size >= 8, "{}: HeaderTooSmall: {} bytes are no safetensors file", path, map_->size);
-  uint64_t n;
-  std::memcpy(&n, map_->data, 8);
-  check(n <= kMaxHeader, "{}: HeaderTooLarge: the header claims {} bytes, at most {} are allowed", path, n, kMaxHeader);
-  check(static_cast<int64_t>(n) <= map_->size - 8, "{}: InvalidHeaderLength: the header claims {} bytes, the file has {}: truncated?", path,
-        n, map_->size);
-  const char* text = reinterpret_cast<const char*>(map_->data) + 8;
-  check(valid_utf8(reinterpret_cast<const unsigned char*>(text), static_cast<int64_t>(n)), "{}: InvalidHeader: not UTF-8", path);
-  check(n > 0 && text[0] == '{', "{}: InvalidHeaderStart: the header does not begin with '{{'", path);
-  data_ = 8 + static_cast<int64_t>(n);
-  Json header;
-  try {
-    header = parse_json({text, static_cast<size_t>(n)}, path, 8);
-  } catch (const Error& e) {
-    std::string what = e.what();
-    fail("{}: InvalidHeaderDeserialization: {}", path, what.substr(std::min(what.size(), path.size() + 2)));
-  }
-  for (const auto& [name, v] : header.items()) {
-    std::string where = path + ": tensor " + name;
-    if (name == "__metadata__") {
-      check(v.is_object(), "{}: InvalidHeaderDeserialization: __metadata__ must map strings to strings", path);
-      for (const auto& [key, text_value] : v.items())
-        check(text_value.is_string(), "{}: InvalidHeaderDeserialization: __metadata__.{} is not a string", path, key);
+SafetensorsFile::SafetensorsFile(const std::string& path)
+    : map_(std::make_shared<MappedFile>(path)) {
+  const MappedFile& m = *map_;
+  check(m.size >= 8, "{}: HeaderTooSmall: the file has {} bytes, at least 8 needed", path, m.size);
+  uint64_t n = 0;
+  std::memcpy(&n, m.data, 8);
+  check(n <= kMaxHeader, "{}: HeaderTooLarge: {} bytes, at most {} allowed", path, n, kMaxHeader);
+  check(n <= m.size - 8, "{}: InvalidHeaderLength: header of {} bytes in a file of {}", path, n,
+        m.size);
+  std::string_view text(reinterpret_cast<const char*>(m.data) + 8, n);
+  check(is_utf8(text), "{}: InvalidHeader: not UTF-8", path);
+  std::string where = path + ": InvalidHeaderDeserialization";
+  check(!text.empty() && text[0] == '{', "{}: the header must start with '{{'", where);
+  Json header = parse_json(text, where, 8, kMaxHeader);
+  for (const auto& [key, value] : header.items()) {
+    if (key != "__metadata__") {
+      infos_.push_back(parse_info(key, value, where));
       continue;
     }
-    check(v.is_object() && v.size() == 3 && v.contains("dtype") && v.contains("shape") && v.contains("data_offsets"),
-          "{}: InvalidHeaderDeserialization: needs exactly dtype, shape and data_offsets", where);
-    check(v["dtype"].is_string() && kBits.count(v["dtype"].get<std::string>()), "{}: InvalidHeaderDeserialization: unknown dtype {}", where,
-          v["dtype"].dump());
-    check(v["shape"].is_array() && v["data_offsets"].is_array() && v["data_offsets"].size() == 2,
-          "{}: InvalidHeaderDeserialization: shape or data_offsets is no list of sizes", where);
-    Entry e{v["dtype"].get<std::string>(), {}, index_of(v["data_offsets"][0], where), index_of(v["data_offsets"][1], where)};
-    for (const Json& d : v["shape"]) e.shape.push_back(index_of(d, where));
-    names_.push_back(name);
-    entries_.emplace(name, std::move(e));
+    check(value.is_object(), "{}: __metadata__ must be an object, found {}", where,
+          value.type_name());
+    for (const auto& [k, v] : value.items()) {
+      check(v.is_string(), "{}: __metadata__ \"{}\" must be a string, found {}", where, k,
+            v.type_name());
+      metadata_[k] = v.get<std::string>();
+    }
   }
-  std::sort(names_.begin(), names_.end(), [&](const std::string& a, const std::string& b) {
-    const Entry &x = entries_.at(a), &y = entries_.at(b);
-    return std::tie(x.begin, x.end, a) < std::tie(y.begin, y.end, b);
+  std::stable_sort(infos_.begin(), infos_.end(), [](const TensorInfo& a, const TensorInfo& b) {
+    return a.begin != b.begin ? a.begin < b.begin : a.end < b.end;
   });
-  int64_t at = 0;
-  for (const std::string& name : names_) {
-    const Entry& e = entries_.at(name);
-    check(e.begin == at && e.end >= e.begin, "{}: InvalidOffset: tensor {} spans {}..{}, the data before it ends at {}", path, name, e.begin,
-          e.end, at);
-    int64_t bits = kBits.at(e.dtype);
-    for (int64_t d : e.shape) check(!__builtin_mul_overflow(bits, d, &bits), "{}: ValidationOverflow: tensor {} {}", path, name, to_string(e.shape));
-    check(bits % 8 == 0, "{}: MisalignedSlice: tensor {} ends inside a byte", path, name);
-    check(e.end - e.begin == bits / 8, "{}: TensorInvalidInfo: tensor {} {} {} needs {} bytes, has {}", path, name, e.dtype, to_string(e.shape),
-          bits / 8, e.end - e.begin);
-    at = e.end;
+  for (const TensorInfo& t : infos_) {
+    check(t.begin == total_ && t.end >= t.begin,
+          "{}: InvalidOffset: tensor {} at {}..{}, expected to begin at {}", path, t.name, t.begin,
+          t.end, total_);
+    uint64_t bits = 1;
+    bool ok = true;
+    for (int64_t d : t.shape)
+      ok = ok && !__builtin_mul_overflow(bits, static_cast<uint64_t>(d), &bits);
+    ok = ok && !__builtin_mul_overflow(bits, static_cast<uint64_t>(bits_of(t.dtype)), &bits);
+    check(ok, "{}: ValidationOverflow: tensor {} of shape {}", path, t.name, to_string(t.shape));
+    check(bits % 8 == 0, "{}: MisalignedSlice: tensor {} has {} bits", path, t.name, bits);
+    check(t.end - t.begin == bits / 8, "{}: TensorInvalidInfo: tensor {} {} {} needs {} bytes, has {}",
+          path, t.name, t.dtype, to_string(t.shape), bits / 8, t.end - t.begin);
+    total_ = t.end;
   }
-  check(data_ + at == map_->size, "{}: MetadataIncompleteBuffer: the header describes {} bytes, the file has {}", path, data_ + at, map_->size);
+  data_at_ = 8 + n;
+  check(total_ == m.size - data_at_,
+        "{}: MetadataIncompleteBuffer: the header describes {} bytes of data, the file has {}", path,
+        total_, m.size - data_at_);
+  for (const TensorInfo& t : infos_) {
+    index_[t.name] = names_.size();
+    names_.push_back(t.name);
+  }
+}
+
+const TensorInfo& SafetensorsFile::info(const std::string& name) const {
+  auto it = index_.find(name);
+  check(it != index_.end(), "{}: no tensor {}", path(), name);
+  return infos_[it->second];
 }
 
 Tensor SafetensorsFile::get(const std::string& name) const {
-  auto it = entries_.find(name);
-  check(it != entries_.end(), "{}: no tensor {}", path_, name);
-  const Entry& e = it->second;
-  for (int i = 0; i <= static_cast<int>(DType::BOOL); ++i) {
-    DType t = static_cast<DType>(i);
-    if (name_of(t) != e.dtype) continue;
-    std::byte* p = map_->data + data_ + e.begin;
-    if (reinterpret_cast<uintptr_t>(p) % size_of(t) == 0) return wrap(map_, p, e.shape, t);
-    Tensor copy = empty(e.shape, t);
-    std::memcpy(copy.data, p, e.end - e.begin);
-    return copy;
+  const TensorInfo& t = info(name);
+  auto dtype = dtype_named(t.dtype);
+  check(dtype.has_value(), "{}: tensor {} has dtype {}, which is not supported", path(), name,
+        t.dtype);
+  auto* p = const_cast<std::byte*>(map_->data + data_at_ + t.begin);
+  if (reinterpret_cast<uintptr_t>(p) % size_of(*dtype) == 0) return wrap(map_, p, t.shape, *dtype);
+  Tensor copy = empty(t.shape, *dtype);  // files of others need not align their data
+  std::memcpy(copy.data, p, t.end - t.begin);
+  return copy;
+}
+
+const SafetensorsFile& Checkpoint::file(const std::string& name) const {
+  auto it = owner_.find(name);
+  check(it != owner_.end(), "{}: no tensor {}", path_, name);
+  return files_[it->second];
+}
+
+void Checkpoint::add(const std::string& path, const std::map<std::string, std::string>* weight_map,
+                     const std::string& file_name) {
+  files_.emplace_back(path);
+  const SafetensorsFile& f = files_.back();
+  for (const std::string& name : f.names()) {
+    if (weight_map != nullptr) {
+      auto it = weight_map->find(name);
+      if (it == weight_map->end()) continue;  // not part of the model, says the index
+      check(it->second == file_name, "{}: tensor {} is also here, the index puts it in {}", path,
+            name, it->second);
+    }
+    owner_[name] = files_.size() - 1;
+    names_.push_back(name);
+    total_ += f.info(name).end - f.info(name).begin;
   }
-  fail("{}: tensor {} is {}, which is not supported", path_, name, e.dtype);
 }
 
 Checkpoint Checkpoint::open(const std::string& path) {
   Checkpoint c;
   c.path_ = path;
-  check(fs::exists(path), "{}: no such file or folder", path);
-  std::string index = path + "/model.safetensors.index.json", single = path + "/model.safetensors";
-  if (!fs::is_directory(path)) single = path;
-  if (!fs::is_directory(path) || (!fs::exists(index) && fs::exists(single))) {
-    c.files_.push_back(std::make_shared<SafetensorsFile>(single));
-    c.names_ = c.files_[0]->names();
-    for (const std::string& n : c.names_) c.where_[n] = c.files_[0].get();
+  std::error_code ec;
+  fs::path index = path;
+  if (fs::is_directory(path, ec)) {
+    fs::path single = fs::path(path) / "model.safetensors";
+    index = fs::path(path) / "model.safetensors.index.json";
+    if (!fs::exists(single, ec) && !fs::exists(index, ec)) {
+      std::vector<fs::path> found;
+      for (fs::directory_iterator it(path, ec), last; !ec && it != last; it.increment(ec))
+        if (it->path().extension() == ".safetensors") found.push_back(it->path());
+      check(!ec, "{}: cannot list: {}", path, ec.message());
+      check(found.size() == 1,
+            "{}: no model.safetensors or model.safetensors.index.json, and {} *.safetensors (1 allowed)",
+            path, found.size());
+      single = found[0];
+    }
+    if (fs::exists(single, ec)) {
+      c.add(single.string(), nullptr, "");
+      return c;
+    }
+  } else if (index.extension() != ".json") {
+    c.add(path, nullptr, "");
     return c;
   }
-  check(fs::exists(index), "{}: has neither model.safetensors nor model.safetensors.index.json", path);
-  Json j = read_json_file(index);
-  check(j.is_object() && j.contains("weight_map") && j["weight_map"].is_object(), "{}: has no weight_map", index);
-  std::map<std::string, SafetensorsFile*> opened;
-  for (const auto& [name, v] : j["weight_map"].items()) {
-    check(v.is_string(), "{}: weight_map.{} is not a file name", index, name);
-    std::string file = v.get<std::string>();
-    check(!file.empty() && file.find_first_of("/\\") == std::string::npos && file[0] != '.', "{}: weight_map.{}: \"{}\" is not a plain file name",
-          index, name, file);
-    if (!opened.count(file)) {
-      check(fs::exists(path + "/" + file), "{}: shard {} is missing", path, file);
-      c.files_.push_back(std::make_shared<SafetensorsFile>(path + "/" + file));
-      opened[file] = c.files_.back().get();
-    }
-    check(opened[file]->has(name), "{}: tensor {} is not in {}", index, name, file);
-    c.names_.push_back(name);
-    c.where_[name] = opened[file];
+  const std::string where = index.string();
+  Json root = read_json_file(where);
+  Json weights = sutor::get<Json>(root, "weight_map", where);
+  check(weights.is_object(), "{}: key \"weight_map\" must be an object, found {}", where,
+        weights.type_name());
+  std::map<std::string, std::string> weight_map;
+  std::set<std::string> shards;
+  for (const auto& [name, v] : weights.items()) {
+    check(v.is_string(), "{}: weight_map \"{}\" must be a string, found {}", where, name,
+          v.type_name());
+    std::string f = v.get<std::string>();
+    check(!f.empty() && f != "." && f != ".." && f.find_first_of(std::string_view("/\\\0", 3)) == f.npos,
+          "{}: weight_map \"{}\": \"{}\" is not a plain file name", where, name, f);
+    weight_map[name] = f;
+    shards.insert(f);
   }
-  for (const auto& [file, f] : opened)
-    for (const std::string& n : f->names()) check(c.where_.count(n) && c.where_[n] == f, "{}: {} holds {}, which the index does not place there", index, file, n);
+  for (const std::string& f : shards) {
+    fs::path shard = index.parent_path() / f;
+    check(fs::exists(shard, ec), "{}: shard {} is missing", where, f);
+    c.add(shard.string(), &weight_map, f);
+  }
+  for (const auto& [name, f] : weight_map)
+    check(c.has(name), "{}: tensor {} is not in its shard {}", where, name, f);
   return c;
-}
-
-Tensor Checkpoint::get(const std::string& name) const {
-  auto it = where_.find(name);
-  check(it != where_.end(), "{}: no tensor {}", path_, name);
-  return it->second->get(name);
 }
 
 }  // namespace sutor

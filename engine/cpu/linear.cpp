@@ -1,52 +1,108 @@
-// linear on the CPU, first form: the reference on rounded copies.
+// linear: y[T,N] = x[T,K] w[N,K]^T + b[N] as y^T = W x^T (A = rows of W as they lie, B = tokens, packed once for all panels);
+// dx += dy W (B = pairs of rows of W), dw += dy^T x (both packed), db += column sums. Layout: engine/cpu/gemm.h.
+// Reference: engine/ref/linear.h; test: tests/kernels/linear.cpp.
 
-#include <vector>
+#include <algorithm>
 
-#include "engine/backend.h"
-#include "engine/ref/linear.h"
+#include "engine/cpu/gemm.h"
 
 namespace sutor::cpu {
 namespace {
 
-std::vector<float> dense(const Tensor& t, bool round) {
-  std::vector<float> v(t.numel());
-  visit_float(t.dtype, [&](auto s) {
-    const auto* p = t.as<decltype(s)>();
-    for (int64_t r = 0; r < t.rows(); ++r)
-      for (int64_t c = 0; c < t.cols(); ++c) {
-        float f = p[r * t.ld + c];
-        v[r * t.cols() + c] = round ? float(bf16(f)) : f;
-      }
-  });
-  return v;
+int64_t width(int64_t panel, int64_t lines) { return std::min<int64_t>(32, lines - panel * 32); }
+
+void check_shapes(const Tensor& y, const Tensor& x, const Tensor& w, const char* who) {
+  check(w.shape.size() == 2 && y.cols() == w.dim(0) && x.cols() == w.dim(1) && x.rows() == y.rows(),
+        "{}: y {} = x {} times w {} transposed", who, to_string(y.shape), to_string(x.shape), to_string(w.shape));
 }
 
-void add(const Tensor& dst, const std::vector<float>& src) {
-  for (int64_t r = 0; r < dst.rows(); ++r)
-    for (int64_t c = 0; c < dst.cols(); ++c) dst.row(r)[c] += src[r * dst.cols() + c];
+void decode(const MicroKernels& mk, const Tensor& y, const Tensor& x, const Tensor& w, const float* bias) {
+  int64_t tokens = y.rows(), n = y.cols(), k = x.cols();
+  auto xs = rounded_rows(mk, x);
+  parallel_for(ceil_div(n, 16), 4, [&](int64_t lo, int64_t hi) {
+    float out[kDecodeTokens][4];
+    for (int64_t r = lo * 16; r < std::min(n, hi * 16); r += 4) {
+      int64_t rows = std::min<int64_t>(4, n - r);
+      mk.dot(out[0], 4, rows_of(w), r, rows, xs.data(), k, tokens, k);
+      for (int64_t t = 0; t < tokens; ++t)
+        for (int64_t i = 0; i < rows; ++i) y.row(t)[r + i] = out[t][i] + (bias ? bias[r + i] : 0.0f);
+    }
+  });
 }
 
 }  // namespace
 
 void linear_fwd(Ctx& ctx, Tensor y, Tensor x, Tensor w, Tensor b) {
-  bool round = ctx.compute == Compute::kBF16;
-  auto xs = dense(x, round), ws = dense(w, round);
-  std::vector<float> bs = b ? dense(b, false) : std::vector<float>(), ys(y.numel());
-  ref::linear_fwd<float>(ys.data(), xs.data(), ws.data(), b ? bs.data() : nullptr, x.rows(), w.dim(0), x.cols());
-  for (int64_t t = 0; t < y.rows(); ++t)
-    for (int64_t n = 0; n < y.cols(); ++n) y.row(t)[n] = ys[t * y.cols() + n];
+  check_shapes(y, x, w, "linear");
+  const MicroKernels& mk = micro_kernels(ctx.compute);
+  int64_t tokens = x.rows(), n = y.cols(), k = x.cols();
+  std::vector<float> bias;
+  if (b) {
+    Tensor f = b.dtype == DType::F32 ? b : cast(b, DType::F32);
+    bias.assign(f.f32(), f.f32() + n);
+    bias.resize(panels_of(n) * 32);
+  }
+  if (tokens <= kDecodeTokens) return decode(mk, y, x, w, b ? bias.data() : nullptr);
+  Panels xp = pack_along(mk, rows_of(x), tokens, k, true);
+  int64_t group = group_of(panels_of(n), xp.bytes());
+  parallel_for(ceil_div(panels_of(n), group), 1, [&](int64_t lo, int64_t hi) {
+    alignas(64) float c[32 * 32];
+    for (int64_t unit = lo; unit < hi; ++unit) {
+      int64_t first = unit * group, count = std::min(group, panels_of(n) - first);
+      const char* wp = pack_group(mk, 0, rows_of(w), false, n, k, first, count, false);
+      for (int64_t t = 0; t < panels_of(tokens); ++t)
+        for (int64_t i = 0; i < count; ++i) {
+          mk.block(c, wp + i * xp.bytes(), xp.at(t), xp.steps, false);
+          int64_t col = (first + i) * 32;
+          mk.store_t(y.row(t * 32) + col, y.ld, c, width(first + i, n), width(t, tokens), b ? &bias[col] : nullptr);
+        }
+    }
+  });
 }
 
 void linear_bwd(Ctx& ctx, Tensor dx, Tensor dw, Tensor db, Tensor dy, Tensor x, Tensor w) {
-  bool round = ctx.compute == Compute::kBF16;
-  auto dys = dense(dy, round);
-  std::vector<float> xs = x ? dense(x, round) : std::vector<float>(), ws = w ? dense(w, round) : std::vector<float>();
-  std::vector<float> gx(dx ? dx.numel() : 0), gw(dw ? dw.numel() : 0), gb(db ? db.numel() : 0);
-  ref::linear_bwd<float>(dx ? gx.data() : nullptr, dw ? gw.data() : nullptr, db ? gb.data() : nullptr, dys.data(),
-                         xs.data(), ws.data(), dy.rows(), dy.cols(), dx ? dx.cols() : x ? x.cols() : 0);
-  if (dx) add(dx, gx);
-  if (dw) add(dw, gw);
-  if (db) add(db, gb);
+  const MicroKernels& mk = micro_kernels(ctx.compute);
+  int64_t tokens = dy.rows(), n = dy.cols();
+  if (dx) {
+    check_shapes(dy, dx, w, "linear backward");
+    int64_t k = dx.cols();
+    Panels dyp = pack_along(mk, rows_of(dy), tokens, n, false);
+    int64_t group = group_of(panels_of(k), dyp.bytes());
+    parallel_for(ceil_div(panels_of(k), group), 1, [&](int64_t lo, int64_t hi) {
+      alignas(64) float c[32 * 32];
+      for (int64_t unit = lo; unit < hi; ++unit) {
+        int64_t first = unit * group, count = std::min(group, panels_of(k) - first);
+        const char* wp = pack_group(mk, 0, rows_of(w), true, k, n, first, count, true);
+        for (int64_t t = 0; t < panels_of(tokens); ++t)
+          for (int64_t i = 0; i < count; ++i) {
+            mk.block(c, dyp.at(t), wp + i * dyp.bytes(), dyp.steps, false);
+            mk.store(dx.row(t * 32) + (first + i) * 32, dx.ld, c, width(t, tokens), width(first + i, k), true);
+          }
+      }
+    });
+  }
+  if (dw) {
+    check(dw.shape.size() == 2 && dw.dim(0) == n && dw.dim(1) == x.cols() && x.rows() == tokens,
+          "linear backward: dw {} = dy {} transposed times x {}", to_string(dw.shape), to_string(dy.shape),
+          to_string(x.shape));
+    int64_t k = x.cols();
+    Panels dyp = pack_across(mk, rows_of(dy), n, tokens, false), xp = pack_across(mk, rows_of(x), k, tokens, true);
+    int64_t group = group_of(panels_of(n), dyp.bytes());
+    parallel_for(ceil_div(panels_of(n), group), 1, [&](int64_t lo, int64_t hi) {
+      alignas(64) float c[32 * 32];
+      for (int64_t unit = lo; unit < hi; ++unit)
+        for (int64_t j = 0; j < panels_of(k); ++j)
+          for (int64_t i = unit * group; i < std::min((unit + 1) * group, panels_of(n)); ++i) {
+            mk.block(c, dyp.at(i), xp.at(j), dyp.steps, false);
+            mk.store(dw.row(i * 32) + j * 32, dw.ld, c, width(i, n), width(j, k), true);
+          }
+    });
+  }
+  if (db) {
+    parallel_for(n, 64, [&](int64_t lo, int64_t hi) {
+      for (int64_t t = 0; t < tokens; ++t) mk.axpy(db.f32() + lo, dy.row(t) + lo, 1.0f, hi - lo);
+    });
+  }
 }
 
 }  // namespace sutor::cpu

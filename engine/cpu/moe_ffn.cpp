@@ -1,21 +1,120 @@
-// moe_ffn forward on the CPU, first form: the reference on rounded copies.
+// moe_ffn forward: y[t] = sum_k weight[t,k] W2_e (silu(W1_e x[t]) * W3_e x[t]). Regions: pack tokens by expert; gate and up with
+// SwiGLU in the epilogue, which writes the packed operand of the next product; down; combine in fixed order. Experts with at most
+// kDecodeTokens tokens take dot products instead: they are bound by reading the weights once.
+// Reference: engine/ref/moe_ffn.h; test: tests/kernels/moe_ffn.cpp.
 
-#include "engine/backend.h"
-#include "engine/cpu/moe_simple.h"
+#include "engine/cpu/moe_plan.h"
 
 namespace sutor::cpu {
+namespace {
+
+struct Forward {
+  const MicroKernels& mk;
+  MoePlan plan;
+  const Tensor &gate, &up, &x;
+  const ExpertWeights& w;
+  Panels xp, ap;     // tokens by expert: x [P = H], activations [P = I]
+  Tensor act, rows;  // [T*K, I] of the small experts; [T*K, H] outputs before the combine
+
+  bool small(int64_t e) const { return plan.count(e) <= kDecodeTokens; }
+
+  void gate_up(const MoeUnit& u) {
+    if (small(u.expert)) return gate_up_small(u);
+    Rows w1 = rows_of(w.gate[u.expert]), w3 = rows_of(w.up[u.expert]);
+    const char* p1 = pack_group(mk, 0, w1, false, plan.inter, plan.hidden, u.first, u.count, false);
+    const char* p3 = pack_group(mk, 1, w3, false, plan.inter, plan.hidden, u.first, u.count, false);
+    alignas(64) float g[1024], v[1024], a[1024];
+    int64_t base = plan.first(u.expert), n = plan.count(u.expert);
+    for (int64_t t = 0; t < panels_of(n); ++t)
+      for (int64_t i = 0; i < u.count; ++i) {
+        const char* tokens = xp.at(plan.panel[u.expert] + t);
+        mk.block(g, p1 + i * xp.bytes(), tokens, xp.steps, false);
+        mk.block(v, p3 + i * xp.bytes(), tokens, xp.steps, false);
+        int64_t line = (u.first + i) * 32, lines = line_width(u.first + i, plan.inter), cols = line_width(t, n);
+        if (gate) mk.store_t(gate.row(base + t * 32) + line, gate.ld, g, lines, cols, nullptr);
+        if (up) mk.store_t(up.row(base + t * 32) + line, up.ld, v, lines, cols, nullptr);
+        mk.swiglu(a, g, v, 1024);
+        int64_t s = line / mk.step;  // 32 rows of a^T are one or two steps of the next product
+        mk.pack_across(ap.at(plan.panel[u.expert] + t) + s * 1024, {a, DType::F32, 32, nullptr}, 0, 32, 32, 0,
+                       std::min<int64_t>(32 / mk.step, ap.steps - s), ap.steps, true);
+      }
+  }
+
+  void gate_up_small(const MoeUnit& u) {
+    int64_t n = plan.count(u.expert), base = plan.first(u.expert), h = plan.hidden;
+    auto* xs = reinterpret_cast<float*>(scratch(2, n * h * 4));
+    for (int64_t j = 0; j < n; ++j)
+      for (int64_t i = 0; i < h; ++i) {
+        float f = x.row(plan.token[base + j])[i];
+        xs[j * h + i] = mk.rounds ? float(bf16(f)) : f;
+      }
+    Rows w1 = rows_of(w.gate[u.expert]), w3 = rows_of(w.up[u.expert]);
+    int64_t end = std::min<int64_t>(plan.inter, (u.first + u.count) * 32);
+    float g[kDecodeTokens][4], v[kDecodeTokens][4], a[4];
+    for (int64_t r = u.first * 32; r < end; r += 4) {
+      int64_t m = std::min<int64_t>(4, end - r);
+      mk.dot(g[0], 4, w1, r, m, xs, h, n, h);
+      mk.dot(v[0], 4, w3, r, m, xs, h, n, h);
+      for (int64_t j = 0; j < n; ++j) {
+        mk.swiglu(a, g[j], v[j], m);
+        for (int64_t i = 0; i < m; ++i) {
+          act.row(base + j)[r + i] = mk.rounds ? float(bf16(a[i])) : a[i];
+          if (gate) gate.row(base + j)[r + i] = g[j][i];
+          if (up) up.row(base + j)[r + i] = v[j][i];
+        }
+      }
+    }
+  }
+
+  void down(const MoeUnit& u) {
+    int64_t n = plan.count(u.expert), base = plan.first(u.expert);
+    Rows w2 = rows_of(w.down[u.expert]);
+    if (small(u.expert)) {
+      int64_t end = std::min<int64_t>(plan.hidden, (u.first + u.count) * 32);
+      for (int64_t r = u.first * 32; r < end; r += 4)
+        mk.dot(rows.row(base) + r, rows.ld, w2, r, std::min<int64_t>(4, end - r), act.row(base), act.ld, n,
+               plan.inter);
+      return;
+    }
+    const char* p2 = pack_group(mk, 0, w2, false, plan.hidden, plan.inter, u.first, u.count, false);
+    alignas(64) float c[1024];
+    for (int64_t t = 0; t < panels_of(n); ++t)
+      for (int64_t i = 0; i < u.count; ++i) {
+        mk.block(c, p2 + i * ap.bytes(), ap.at(plan.panel[u.expert] + t), ap.steps, false);
+        mk.store_t(rows.row(base + t * 32) + (u.first + i) * 32, rows.ld, c, line_width(u.first + i, plan.hidden),
+                   line_width(t, n), nullptr);
+      }
+  }
+};
+
+}  // namespace
 
 void moe_ffn_fwd(Ctx& ctx, Tensor y, Tensor gate, Tensor up, Tensor x, Tensor weight, const MoeIndex& index,
                  const ExpertWeights& w) {
-  Simple s(ctx, x, weight, index, w);
-  std::vector<float> ys(x.numel()), g(s.pairs * s.inter), u(s.pairs * s.inter);
-  ref::moe_ffn_fwd<float>(ys.data(), g.data(), u.data(), s.x.data(), s.weight.data(), s.expert.data(), s.w, s.tokens,
-                          s.hidden, s.inter, s.top_k);
-  for (int64_t t = 0; t < s.tokens; ++t) std::copy_n(&ys[t * s.hidden], s.hidden, y.row(t));
-  for (int64_t p = 0; p < s.pairs; ++p) {
-    if (gate) std::copy_n(&g[p * s.inter], s.inter, gate.row(index.where[p]));
-    if (up) std::copy_n(&u[p * s.inter], s.inter, up.row(index.where[p]));
+  const MicroKernels& mk = micro_kernels(ctx.compute);
+  Forward f{mk, MoePlan(x, index, w), gate, up, x, w, {}, {}, {}, {}};
+  const MoePlan& plan = f.plan;
+  bool any_small = false, any_large = false;
+  for (int64_t e = 0; e < plan.experts; ++e)
+    if (plan.count(e) > 0) (f.small(e) ? any_small : any_large) = true;
+  if (any_large) {
+    f.xp = make_panels(mk, plan.panels(), plan.hidden);
+    f.ap = make_panels(mk, plan.panels(), plan.inter);
+    Rows src = rows_of(x, plan.token.data());
+    plan.for_panels([&](int64_t e, int64_t t, int64_t first, int64_t n) {
+      if (!f.small(e)) mk.pack_along(f.xp.at(t), src, first, n, plan.hidden, 0, f.xp.steps, f.xp.steps, true);
+    });
   }
+  int64_t pairs = plan.tokens * plan.top_k;
+  if (any_small) f.act = empty({pairs, plan.inter});
+  f.rows = empty({pairs, plan.hidden});
+  auto all = [](int64_t) { return true; };
+  int64_t step_bytes = 2048, h_bytes = steps_of(mk, plan.hidden) * step_bytes, i_bytes = steps_of(mk, plan.inter) * step_bytes;
+  for_units(plan.units(plan.inter, group_of(panels_of(plan.inter), 2 * h_bytes, plan.active), all),
+            [&](const MoeUnit& u) { f.gate_up(u); });
+  for_units(plan.units(plan.hidden, group_of(panels_of(plan.hidden), i_bytes, plan.active), all),
+            [&](const MoeUnit& u) { f.down(u); });
+  moe_combine(mk, plan, y, f.rows, weight, false);
 }
 
 }  // namespace sutor::cpu

@@ -1,0 +1,34 @@
+#include "apps/data_args.h"
+
+#include <cstdio>
+
+namespace sutor {
+
+void declare_data(Args& a) {
+  a.string("data", ".jsonl or .json: messages | instruction + conversation | prompt + completion | text | input_ids + labels");
+  a.choice("format", "prompt of messages: the model's chat template, or the ESFT authors' prompt", "template", {"template", "esft"});
+  a.flag("skip-bad-rows", "count rows that fit no kind instead of stopping");
+}
+
+std::vector<Example> load_examples(const Args& a, const std::string& file, const Tokenizer& tok) {
+  DataSet data = read_dataset(file, a.on("skip-bad-rows"));
+  if (data.skipped > 0) fmt::print(stderr, "{}: {} bad rows skipped\n", file, data.skipped);
+  bool chat = false;
+  for (const Row& r : data.rows) chat |= !r.messages.empty();
+  if (!chat) {
+    a.no_effect_unless(false, "format", "no row has messages");
+    return encode_rows(data, file, tok, nullptr);
+  }
+  if (a.str("format") == "esft") return encode_rows(data, file, tok, nullptr);
+  auto templ = ChatTemplate::load(a.str("MODEL"));
+  check(templ.has_value(), "{}: has no chat template (chat_template.jinja, or chat_template in tokenizer_config.json); --format esft needs none",
+        a.str("MODEL"));
+  return encode_rows(data, file, tok, &*templ);
+}
+
+Packing packing_of(const Args& a) {
+  const std::string& p = a.str("packing");
+  return p == "none" ? Packing::kNone : p == "esft-compat" ? Packing::kEsftCompat : Packing::kDocuments;
+}
+
+}  // namespace sutor

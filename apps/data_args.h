@@ -1,0 +1,14 @@
+#pragma once
+// --data and how its rows become tokens: shared by score, train and eval.
+
+#include "apps/args.h"
+#include "model/data.h"
+
+namespace sutor {
+
+void declare_data(Args& a);
+// The data's examples under the options; warns on stderr of skipped rows.
+std::vector<Example> load_examples(const Args& a, const std::string& file, const Tokenizer& tok);
+Packing packing_of(const Args& a);
+
+}  // namespace sutor

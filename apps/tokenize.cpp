@@ -1,0 +1,51 @@
+// sutor tokenize: lines of text to lines of ids, and back.
+#include <iostream>
+
+#include "apps/commands.h"
+#include "apps/common.h"
+#include "io/chat.h"
+#include "io/tokenizer.h"
+
+namespace sutor {
+namespace {
+
+void declare(Args& a) {
+  a.positional("MODEL", "folder with tokenizer.json");
+  a.flag("decode", "lines of JSON ids to lines of JSON text");
+  a.flag("chat", "lines are {\"messages\"} rows, rendered by the chat template first");
+  a.flag("no-special", "do not add bos or eos");
+}
+
+void run(const Args& a) {
+  a.no_effect_unless(!a.on("decode"), "chat", "--decode reads ids");
+  a.no_effect_unless(!a.on("decode") && !a.on("chat"), "no-special", "only plain text gets them");
+  Tokenizer tok = Tokenizer::load(a.str("MODEL"));
+  auto chat = a.on("chat") ? ChatTemplate::load(a.str("MODEL")) : std::nullopt;
+  check(!a.on("chat") || chat, "{}: has no chat template", a.str("MODEL"));
+  int64_t n = 0;
+  for (std::string line; std::getline(std::cin, line);) {
+    std::string where = fmt::format("line {}", ++n);
+    if (a.on("decode")) {
+      Json j = parse_json(line, where);
+      check(j.is_array(), "{}: not a list of ids", where);
+      std::vector<int32_t> ids;
+      for (const Json& v : j) {
+        check(v.is_number_integer() && v.get<int64_t>() >= 0 && v.get<int64_t>() < tok.size(), "{}: id {} of a vocabulary of {}", where, v.dump(), tok.size());
+        ids.push_back(v.get<int32_t>());
+      }
+      fmt::print("{}\n", Json(tok.decode(ids)).dump());
+    } else if (chat) {
+      Json j = parse_json(line, where);
+      check(j.is_object() && j.contains("messages") && j["messages"].is_array(), "{}: has no messages", where);
+      std::vector<Message> messages;
+      for (const Json& m : j["messages"]) messages.push_back({get<std::string>(m, "role", where), get<std::string>(m, "content", where), false});
+      fmt::print("{}\n", Json(tok.encode(chat->render(messages, messages.back().role != "assistant"), false)).dump());
+    } else {
+      fmt::print("{}\n", Json(tok.encode(line, !a.on("no-special"))).dump());
+    }
+  }
+}
+
+}  // namespace
+const Command kTokenize{"tokenize", "text on stdin to ids, and back", "echo hello | sutor tokenize model/", declare, run};
+}  // namespace sutor

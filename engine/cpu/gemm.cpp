@@ -1,0 +1,85 @@
+// Packing loops shared by the matrix kernels. Layout of panels: engine/cpu/isa.h.
+
+#include "engine/cpu/gemm.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <memory>
+
+namespace sutor::cpu {
+
+char* scratch(int slot, int64_t bytes) {
+  struct Free {
+    void operator()(char* p) const { std::free(p); }
+  };
+  thread_local std::unique_ptr<char, Free> memory[8];
+  thread_local int64_t size[8] = {};
+  if (size[slot] < bytes) {
+    memory[slot].reset();
+    memory[slot].reset(static_cast<char*>(std::aligned_alloc(64, ceil_div(bytes, 64) * 64)));
+    check(memory[slot] != nullptr, "out of memory: {} bytes of scratch", bytes);
+    size[slot] = bytes;
+  }
+  return memory[slot].get();
+}
+
+Panels make_panels(const MicroKernels& mk, int64_t count, int64_t p) {
+  Panels out;
+  out.steps = steps_of(mk, p);
+  out.memory = empty({count * out.bytes()}, DType::U8);
+  return out;
+}
+
+Panels pack_along(const MicroKernels& mk, const Rows& src, int64_t lines, int64_t p, bool is_b) {
+  Panels out = make_panels(mk, panels_of(lines), p);
+  parallel_for(panels_of(lines), 1, [&](int64_t lo, int64_t hi) {
+    for (int64_t i = lo; i < hi; ++i)
+      mk.pack_along(out.at(i), src, i * 32, std::min<int64_t>(32, lines - i * 32), p, 0, out.steps, out.steps, is_b);
+  });
+  return out;
+}
+
+Panels pack_across(const MicroKernels& mk, const Rows& src, int64_t lines, int64_t p, bool is_b) {
+  Panels out = make_panels(mk, panels_of(lines), p);
+  // Units are steps: all panels of a few source rows, so that rows are read whole.
+  parallel_for(out.steps, 1, [&](int64_t lo, int64_t hi) {
+    for (int64_t s = lo; s < hi; ++s)
+      for (int64_t i = 0; i < panels_of(lines); ++i)
+        mk.pack_across(out.at(i), src, i * 32, std::min<int64_t>(32, lines - i * 32), p, s, s + 1, out.steps, is_b);
+  });
+  return out;
+}
+
+int64_t group_of(int64_t panels, int64_t panel_bytes, int64_t sharers) {
+  int64_t fits = std::max<int64_t>(1, (768 << 10) / std::max<int64_t>(1, panel_bytes));
+  int64_t fair = std::max<int64_t>(1, ceil_div(panels * sharers, 3 * num_threads()));
+  return std::min({fits, fair, int64_t{16}, panels});
+}
+
+char* pack_group(const MicroKernels& mk, int slot, const Rows& w, bool across, int64_t lines, int64_t p, int64_t first,
+                 int64_t n, bool is_b) {
+  int64_t steps = steps_of(mk, p);
+  char* out = scratch(slot, n * steps * 2048);
+  auto width = [&](int64_t i) { return std::min<int64_t>(32, lines - (first + i) * 32); };
+  if (!across) {
+    for (int64_t i = 0; i < n; ++i)
+      mk.pack_along(out + i * steps * 2048, w, (first + i) * 32, width(i), p, 0, steps, steps, is_b);
+    return out;
+  }
+  for (int64_t s = 0; s < steps; ++s)
+    for (int64_t i = 0; i < n; ++i)
+      mk.pack_across(out + i * steps * 2048, w, (first + i) * 32, width(i), p, s, s + 1, steps, is_b);
+  return out;
+}
+
+std::vector<float> rounded_rows(const MicroKernels& mk, const Tensor& x) {
+  std::vector<float> out(x.numel());
+  for (int64_t r = 0; r < x.rows(); ++r)
+    for (int64_t c = 0; c < x.cols(); ++c) {
+      float f = x.row(r)[c];
+      out[r * x.cols() + c] = mk.rounds ? float(bf16(f)) : f;
+    }
+  return out;
+}
+
+}  // namespace sutor::cpu

@@ -1,0 +1,10 @@
+// Micro-kernels for AVX-512 F/BW/VL/DQ: f32, for bf16 compute on operands rounded while packing.
+
+#include "engine/cpu/isa/vec16.h"
+
+namespace sutor::cpu {
+
+const MicroKernels kAvx512Kernels[2] = {table<Mode::kF32, Vec16>(block_fma<Vec16, 8, 2>),
+                                        table<Mode::kRounded, Vec16>(block_fma<Vec16, 8, 2>)};
+
+}  // namespace sutor::cpu

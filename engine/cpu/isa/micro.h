@@ -1,0 +1,194 @@
+#pragma once
+// The micro-kernels on packed panels and their epilogues, as templates over a vector type V (width kW, load, fma, ...) that
+// each file of this folder defines. Unnamed namespace, as in pack.h.
+
+#include "engine/cpu/isa/pack.h"
+
+namespace sutor::cpu {
+namespace {
+
+// c += A B, R rows by C vectors at a time in registers. Op: Acc, load(b), broadcast(a), mac(acc, a, b), from/to float*.
+template <class Op, int R, int C>
+void block_fma(float* c, const void* a, const void* b, int64_t steps, bool accumulate) {
+  constexpr int kW = Op::kW, kPerHalf = 16 / kW;
+  using V = typename Op::V;
+  const auto* wa = static_cast<const uint32_t*>(a);
+  const auto* wb = static_cast<const uint32_t*>(b);
+  for (int r0 = 0; r0 < 32; r0 += R) {
+    const uint32_t* ar = wa + (r0 / 16) * steps * 256 + (r0 % 16) * 16;
+    for (int v0 = 0; v0 < 32 / kW; v0 += C) {
+      const uint32_t* bp[C];
+      for (int j = 0; j < C; ++j)
+        bp[j] = wb + ((v0 + j) / kPerHalf) * steps * 256 + ((v0 + j) % kPerHalf) * kW;
+      V acc[R][C];
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+        for (int j = 0; j < C; ++j)
+          acc[r][j] = accumulate ? Op::load(c + (r0 + r) * 32 + (v0 + j) * kW) : Op::zero();
+      for (int64_t s = 0; s < steps; ++s)
+        for (int w = 0; w < 16; ++w) {
+          V bv[C];
+#pragma GCC unroll 4
+          for (int j = 0; j < C; ++j) bv[j] = Op::load_words(bp[j] + s * 256 + w * 16);
+#pragma GCC unroll 16
+          for (int r = 0; r < R; ++r) {
+            V av = Op::broadcast(ar + s * 256 + r * 16 + w);
+#pragma GCC unroll 4
+            for (int j = 0; j < C; ++j) acc[r][j] = Op::mac(acc[r][j], av, bv[j]);
+          }
+        }
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+        for (int j = 0; j < C; ++j) Op::store(c + (r0 + r) * 32 + (v0 + j) * kW, acc[r][j]);
+    }
+  }
+}
+
+inline void store_t(float* y, int64_t ld, const float* c, int64_t rows, int64_t cols, const float* bias) {
+  alignas(64) uint32_t in[256], out[256];
+  for (int64_t i = 0; i < rows; i += 16)
+    for (int64_t j = 0; j < cols; j += 16) {
+      for (int r = 0; r < 16; ++r) std::memcpy(in + r * 16, c + (i + r) * 32 + j, 64);
+      transpose16(out, in);
+      int64_t n = rows - i < 16 ? rows - i : 16, m = cols - j < 16 ? cols - j : 16;
+      for (int64_t q = 0; q < m; ++q) {
+        float* to = y + (j + q) * ld + i;
+        const auto* from = out + q * 16;
+        if (bias) {
+          for (int64_t p = 0; p < n; ++p) to[p] = float_of(from[p]) + bias[i + p];
+        } else {
+          std::memcpy(to, from, n * 4);
+        }
+      }
+    }
+}
+
+inline void store(float* y, int64_t ld, const float* c, int64_t rows, int64_t cols, bool add) {
+  for (int64_t i = 0; i < rows; ++i) {
+    float* __restrict to = y + i * ld;
+    const float* __restrict from = c + i * 32;
+    if (add) {
+      for (int64_t j = 0; j < cols; ++j) to[j] += from[j];
+    } else {
+      std::memcpy(to, from, cols * 4);
+    }
+  }
+}
+
+template <class V, class S, int M>
+inline void dot_rows(float* out, int64_t ld_out, const S* const* w, int64_t n_rows, const float* x, int64_t ldx,
+                     int64_t k) {
+  typename V::V acc[4][M];
+  for (int r = 0; r < 4; ++r)
+    for (int m = 0; m < M; ++m) acc[r][m] = V::zero();
+  int64_t i = 0;
+  for (; i + V::kW <= k; i += V::kW) {
+    typename V::V xv[M];
+#pragma GCC unroll 4
+    for (int m = 0; m < M; ++m) xv[m] = V::load(x + m * ldx + i);
+#pragma GCC unroll 4
+    for (int r = 0; r < 4; ++r) {
+      if constexpr (sizeof(S) == 2) __builtin_prefetch(w[r] + i + 512);
+      auto wv = V::load(w[r] + i);
+#pragma GCC unroll 4
+      for (int m = 0; m < M; ++m) acc[r][m] = V::fma(wv, xv[m], acc[r][m]);
+    }
+  }
+  for (int64_t r = 0; r < n_rows; ++r)
+    for (int m = 0; m < M; ++m) {
+      float s = V::sum(acc[r][m]);
+      for (int64_t j = i; j < k; ++j) s += widen(w[r][j]) * x[m * ldx + j];
+      out[m * ld_out + r] = s;
+    }
+}
+
+template <class V, class S>
+void dot_typed(float* out, int64_t ld_out, const Rows& src, int64_t row, int64_t n_rows, const float* x, int64_t ldx,
+               int64_t n_x, int64_t k) {
+  const S* w[4];
+  for (int64_t r = 0; r < 4; ++r) w[r] = row_of<S>(src, row + (r < n_rows ? r : n_rows - 1));
+  switch (n_x) {
+    case 1: return dot_rows<V, S, 1>(out, ld_out, w, n_rows, x, ldx, k);
+    case 2: return dot_rows<V, S, 2>(out, ld_out, w, n_rows, x, ldx, k);
+    case 3: return dot_rows<V, S, 3>(out, ld_out, w, n_rows, x, ldx, k);
+    default: return dot_rows<V, S, 4>(out, ld_out, w, n_rows, x, ldx, k);
+  }
+}
+
+template <class V>
+void dot(float* out, int64_t ld_out, const Rows& w, int64_t row, int64_t n_rows, const float* x, int64_t ldx,
+         int64_t n_x, int64_t k) {
+  switch (w.dtype) {
+    case DType::BF16: return dot_typed<V, bf16>(out, ld_out, w, row, n_rows, x, ldx, n_x, k);
+    case DType::F16: return dot_typed<V, f16>(out, ld_out, w, row, n_rows, x, ldx, n_x, k);
+    default: return dot_typed<V, float>(out, ld_out, w, row, n_rows, x, ldx, n_x, k);
+  }
+}
+
+// exp by 2^n e^r, |r| <= ln2/2, degree 6: relative error below 2e-7. Vectorises.
+inline float exp_of(float x) {
+  x = x < -87.0f ? -87.0f : x;
+  x = x > 88.0f ? 88.0f : x;
+  constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+  float n = (x * 1.44269504f + kMagic) - kMagic;
+  float r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
+  float p = 1.9875691500e-4f;
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r + 1.0f;
+  return p * float_of(static_cast<uint32_t>(static_cast<int32_t>(n) + 127) << 23);
+}
+
+inline void swiglu(float* __restrict a, const float* __restrict g, const float* __restrict u, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) a[i] = g[i] / (1.0f + exp_of(-g[i])) * u[i];
+}
+
+inline float swiglu_grad(float* __restrict z, float* __restrict g, float* __restrict u, float weight, int64_t n) {
+  float lane[16] = {};
+  float za[64];  // n <= 64
+  for (int64_t i = 0; i < n; ++i) {
+    float s = 1.0f / (1.0f + exp_of(-g[i])), silu = g[i] * s, a = silu * u[i], da = weight * z[i];
+    za[i] = z[i] * a;
+    u[i] = (da * u[i]) * (s * (1.0f + g[i] * (1.0f - s)));  // dgate, swapped below
+    g[i] = da * silu;                                       // dup
+    z[i] = weight * a;
+  }
+  for (int64_t i = 0; i < n; ++i) {
+    float t = g[i];
+    g[i] = u[i];
+    u[i] = t;
+  }
+  for (int64_t i = 0; i < n; ++i) lane[i % 16] += za[i];
+  float sum = 0;
+  for (float l : lane) sum += l;
+  return sum;
+}
+
+inline void axpy(float* __restrict y, const float* __restrict x, float a, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) y[i] += a * x[i];
+}
+
+inline float exp_sum(float* s, float scale, float shift, int64_t n) {
+  float lane[16] = {};
+  int64_t i = 0;
+  for (; i + 16 <= n; i += 16)
+    for (int j = 0; j < 16; ++j) lane[j] += s[i + j] = exp_of(s[i + j] * scale - shift);
+  for (; i < n; ++i) lane[i % 16] += s[i] = exp_of(s[i] * scale - shift);
+  float sum = 0;
+  for (float l : lane) sum += l;
+  return sum;
+}
+
+template <Mode kMode, class V>
+constexpr MicroKernels table(decltype(MicroKernels::block) block) {
+  return {kStep<kMode>, kMode != Mode::kF32, block, pack_along<kMode>, pack_across<kMode>, store_t, store, dot<V>,
+          swiglu, swiglu_grad, axpy, exp_sum};
+}
+
+}  // namespace
+}  // namespace sutor::cpu

@@ -1,0 +1,31 @@
+#pragma once
+// Training data: the row kinds that people have (cli.md), as messages or as ready ids.
+
+#include <string>
+#include <vector>
+
+#include "io/json.h"
+
+namespace sutor {
+
+struct Message {
+  std::string role, content;
+  bool train = false;  // assistant answers, unless the row masks them
+};
+
+struct Row {
+  std::vector<Message> messages;     // chat rows
+  std::string prompt, text;          // {"prompt","completion"}: text is the completion; {"text"}: prompt empty
+  std::vector<int32_t> ids, labels;  // pre-tokenised rows
+  int64_t line = 0;                  // 1-based, for messages
+};
+
+struct DataSet {
+  std::vector<Row> rows;
+  int64_t skipped = 0;  // rows that fit no kind, with skip_bad
+};
+
+// .jsonl: a row a line; .json: a list. A row that fits no kind is an error with its line, or is counted when skip_bad.
+DataSet read_dataset(const std::string& file, bool skip_bad);
+
+}  // namespace sutor

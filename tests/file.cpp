@@ -1,0 +1,91 @@
+// Saves are whole or absent: kill -9 in the middle, a full disk, a missing parent.
+#include <doctest/doctest.h>
+#include <signal.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <filesystem>
+
+#include "io/file.h"
+
+using namespace sutor;
+namespace fs = std::filesystem;
+
+namespace {
+
+struct TempDir {
+  fs::path path = fs::temp_directory_path() / fmt::format("sutor-file-{}", getpid());
+  TempDir() { fs::remove_all(path), fs::create_directory(path); }
+  ~TempDir() { fs::remove_all(path); }
+  std::string operator/(const std::string& f) const { return (path / f).string(); }
+};
+
+void save(const std::string& path, const std::string& text) {
+  AtomicFolder f(path);
+  write_file_atomic(f.dir() + "/x", text);
+  f.commit();
+}
+
+size_t entries(const fs::path& p) {
+  return std::distance(fs::directory_iterator(p), fs::directory_iterator());
+}
+
+}  // namespace
+
+TEST_CASE("file: a folder is replaced whole, kill -9 keeps the previous") {
+  TempDir d;
+  save(d / "ckpt", "one");
+  save(d / "ckpt", "two");
+  CHECK(read_file(d / "ckpt/x") == "two");
+  CHECK(entries(d.path) == 1);
+  for (int ms = 0; ms < 20; ms += 2) {
+    pid_t pid = fork();
+    if (pid == 0) {
+      for (;;) save(d / "ckpt", "two");
+    }
+    usleep(ms * 1000);
+    kill(pid, SIGKILL);
+    waitpid(pid, nullptr, 0);
+    CHECK(read_file(d / "ckpt/x") == "two");
+  }
+}
+
+TEST_CASE("file: an uncommitted save leaves nothing") {
+  TempDir d;
+  {
+    AtomicFolder f(d / "ckpt");
+    AtomicFile g(d / "x");
+    g.write("abc", 3);
+  }
+  CHECK(entries(d.path) == 0);
+}
+
+TEST_CASE("file: errors name the path and leave nothing") {
+  TempDir d;
+  CHECK_THROWS_WITH_AS(write_file_atomic(d / "no/x", "a"),
+                       (d / "no/x: cannot create: No such file or directory").c_str(), Error);
+  CHECK_THROWS_AS(read_file(d / "none"), Error);
+  CHECK_THROWS_AS(AtomicFolder(d / "no/ckpt"), Error);
+  rlimit old;
+  getrlimit(RLIMIT_FSIZE, &old);
+  rlimit small = {1000, old.rlim_max};
+  auto handler = signal(SIGXFSZ, SIG_IGN);
+  setrlimit(RLIMIT_FSIZE, &small);
+  std::string what;
+  try {
+    write_file_atomic(d / "big", std::string(5000, 'x'));
+  } catch (const Error& e) {
+    what = e.what();
+  }
+  setrlimit(RLIMIT_FSIZE, &old);
+  signal(SIGXFSZ, handler);
+  CHECK(what == d / "big: cannot write: File too large");
+  CHECK(entries(d.path) == 0);
+}
+
+TEST_CASE("file: hash") {
+  TempDir d;
+  write_file_atomic(d / "e", "");
+  CHECK(hash_file(d / "e") == "99aa06d3014798d86001c324468d497f");
+}
