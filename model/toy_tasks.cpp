@@ -135,7 +135,8 @@ Row translation(const Language& world, Rng& rng) {
 }
 
 Row intent(const Language& world, Rng& rng) {
-  static const Words rooms{"kitchen", "hall", "garden", "cellar"}, songs{"jazz", "rock", "opera"};
+  static const Words rooms{"kitchen", "hall", "garden", "cellar", "attic", "porch"}, songs{"jazz", "rock", "opera", "folk", "soul", "disco"};
+  static const Words openings{"", "please ", "hey, ", "now ", "ok, ", "then "};
   auto answer = [](const char* name, const std::string& key, const std::string& value, const std::string& key2, const std::string& value2) {
     return format(R"({{"intent":"{}","{}":"{}","{}":"{}"}})", name, key, value, key2, value2);
   };
@@ -143,15 +144,16 @@ Row intent(const Language& world, Rng& rng) {
   const std::string& day = rng.pick(kDays);
   int hour = rng.between(1, 12);
   bool second = rng.below(2) == 0;
+  const std::string& o = rng.pick(openings);
   switch (rng.below(4)) {
     case 0:
-      return {second ? format("make the light in the {} {}", room, colour) : format("I want {} light in the {}", colour, room), answer("light", "room", room, "value", colour)};
+      return {o + (second ? format("make the light in the {} {}", room, colour) : format("I want {} light in the {}", colour, room)), answer("light", "room", room, "value", colour)};
     case 1:
-      return {second ? format("play some {} in the {}", song, room) : format("the {} needs {} music", room, song), answer("music", "room", room, "value", song)};
+      return {o + (second ? format("play some {} in the {}", song, room) : format("the {} needs {} music", room, song)), answer("music", "room", room, "value", song)};
     case 2:
-      return {second ? format("wake me on {} at {}", day, hour) : format("alarm at {} on {}", hour, day), answer("alarm", "day", day, "value", format("{}", hour))};
+      return {o + (second ? format("wake me on {} at {}", day, hour) : format("alarm at {} on {}", hour, day)), answer("alarm", "day", day, "value", format("{}", hour))};
     default:
-      return {second ? format("call {} on {}", who, day) : format("on {} I must phone {}", day, who), answer("call", "day", day, "value", who)};
+      return {o + (second ? format("call {} on {}", who, day) : format("on {} I must phone {}", day, who)), answer("call", "day", day, "value", who)};
   }
 }
 
