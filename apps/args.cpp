@@ -6,6 +6,7 @@
 #include <charconv>
 #include <filesystem>
 
+#include "engine/cpu/isa.h"
 #include "engine/parallel.h"
 
 namespace sutor {
@@ -26,7 +27,7 @@ Args::Option& Args::declare(const char* name, Kind kind, const char* help, std::
   Option& o = options_[name];
   o.kind = kind;
   o.help = help;
-  o.text = std::move(fallback);
+  o.text = o.fallback = std::move(fallback);
   return o;
 }
 
@@ -58,6 +59,7 @@ void Args::common() {
   choice("dtype", "what matrix products compute in", "bf16", {"bf16", "f32"});
   integer("threads", "0: one per physical core", 0, 0, 1024);
   integer("seed", "of everything random", 0, 0, INT64_MAX / 2);
+  flag("verbose", "say on stderr what it runs on");
   flag("quiet", "no progress on stderr");
   flag("json", "results as JSON");
 }
@@ -106,25 +108,36 @@ void Args::read_yaml(const std::string& file) {
   try {
     check(std::filesystem::is_regular_file(file), "{}: no such file", file);
     check(std::filesystem::file_size(file) <= (1 << 20), "{}: larger than 1 MiB", file);
-    root = YAML::LoadFile(file);
+    root = YAML::LoadFile(file);  // yaml-cpp itself refuses deep nesting
   } catch (const YAML::Exception& e) {
     fail("{}:{}:{}: {}", file, e.mark.line + 1, e.mark.column + 1, e.msg);
   }
   check(root.IsMap(), "{}: must be a map of options", file);
-  std::set<std::string> by_flag = given_;
+  std::vector<std::string> allowed;
+  for (const std::string& name : order_)
+    if (name != "config" && name != "dump-config") allowed.push_back(name);
+  std::set<std::string> by_flag = given_, seen;
   for (const auto& kv : root) {
-    std::string key = kv.first.as<std::string>();
+    std::string at = fmt::format("{}:{}:{}", file, kv.first.Mark().line + 1, kv.first.Mark().column + 1);
+    check(kv.first.IsScalar(), "{}: a key must be the name of an option", at);
+    std::string key = kv.first.Scalar();
     std::replace(key.begin(), key.end(), '_', '-');
-    std::string where = fmt::format("{}:{}: {}", file, kv.first.Mark().line + 1, key);
-    check(options_.count(key) && key != "config" && key != "dump-config", "{}: unknown key; known: {}", where, fmt::join(order_, ", "));
+    std::string where = at + ": " + key;
+    check(std::find(allowed.begin(), allowed.end(), key) != allowed.end(), "{}: unknown key; allowed: {}", where, fmt::join(allowed, ", "));
+    check(seen.insert(key).second, "{}: given twice", where);
+    bool list = options_.at(key).kind == Kind::kList;
+    std::vector<std::string> values;
+    if (kv.second.IsScalar()) values.push_back(kv.second.Scalar());
+    else check(list && kv.second.IsSequence(), "{}: must be {}", where, list ? "a value or a list of values" : "a single value");
+    if (kv.second.IsSequence())
+      for (const auto& v : kv.second) {
+        check(v.IsScalar(), "{}: must be a value or a list of values", where);
+        values.push_back(v.Scalar());
+      }
     if (by_flag.count(key)) continue;
     try {
-      if (kv.second.IsSequence())
-        for (const auto& v : kv.second) set(key, v.as<std::string>(), where);
-      else
-        set(key, kv.second.as<std::string>(), where);
-    } catch (const YAML::Exception&) {
-      fail("{}: must be a single value", where);
+      for (const std::string& v : values) set(key, v, where);
+      options_.at(key).from_file = true;
     } catch (const UsageError& e) {
       throw Error(e.what());  // what a file says is data, not usage
     }
@@ -184,17 +197,22 @@ const std::string& Args::required(const std::string& name) const {
 }
 
 void Args::no_effect_unless(bool condition, const std::string& name, const std::string& why) const {
-  if (!condition && given(name)) throw UsageError(fmt::format("--{} has no effect here: {}", name, why));
+  const Option& o = at(name);
+  // A file may repeat a default: what --dump-config wrote must be readable again.
+  bool said = given(name) && !(o.from_file && o.text == o.fallback);
+  if (!condition && said) throw UsageError(fmt::format("--{} has no effect here: {}", name, why));
 }
 
 Ctx Args::context() const {
   const std::string& device = str("device");
   if (device != "cpu") {
-    bool cuda = device == "cuda" || (device.starts_with("cuda:") && device.size() > 5);
+    bool cuda = device == "cuda" || (device.starts_with("cuda:") && device.size() > 5 && device.find_first_not_of("0123456789", 5) == device.npos);
     if (!cuda) throw UsageError(fmt::format("--device: '{}' is not one of cpu, cuda, cuda:N", device));
     fail("--device {}: {}", device, cuda_unusable_because());
   }
   set_num_threads(num("threads") > 0 ? static_cast<int>(num("threads")) : physical_cores());
+  if (on("verbose"))
+    fmt::print(stderr, "device cpu ({}), dtype {}, {} threads\n", cpu::name_of(cpu::current_isa()), str("dtype"), num_threads());
   return cpu_context(str("dtype") == "f32" ? Compute::kF32 : Compute::kBF16);
 }
 

@@ -51,10 +51,10 @@ class Args {
  private:
   struct Option {
     Kind kind;
-    std::string help, text;
+    std::string help, text, fallback;
     std::vector<std::string> values, allowed;
     double lo = 0, hi = 0;
-    bool positional = false, optional = false;
+    bool positional = false, optional = false, from_file = false;
   };
   Option& declare(const char* name, Kind kind, const char* help, std::string fallback);
   const Option& at(const std::string& name) const;

@@ -3,6 +3,7 @@
 
 #include "apps/commands.h"
 #include "apps/common.h"
+#include "apps/table.h"
 #include "io/file.h"
 #include "model/toy_language.h"
 #include "model/toy_tokenizer.h"
@@ -56,9 +57,9 @@ void run(const Args& a) {
   write_file_atomic((dir / "tokenizer_config.json").string(), t.tokenizer_config_json);
   folder.commit();
   if (a.on("json")) return print_json(report);
-  fmt::print("{:<12} {:<13} {:>7} {:>6}\n", "task", "kind", "train", "eval");
-  for (const auto& [task, r] : report.items())
-    fmt::print("{:<12} {:<13} {:>7} {:>6}\n", task, r["kind"].get<std::string>(), r["train"].get<int64_t>(), r["eval"].get<int64_t>());
+  Table table({"task", "kind", "train", "eval"});
+  for (const auto& [task, r] : report.items()) table.row({task, r["kind"].get<std::string>(), r["train"].dump(), r["eval"].dump()});
+  fmt::print("{}", table.text());
 }
 
 }  // namespace

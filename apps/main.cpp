@@ -10,6 +10,8 @@ using namespace sutor;
 
 namespace {
 
+constexpr const char* kVersion = "0.1.0";
+
 int usage(FILE* to) {
   fmt::print(to, "sutor: trains and runs Mixture-of-Experts models; ESFT: trains only the experts that carry a task\n\n");
   for (const Command* c : commands()) fmt::print(to, "  {:<10} {}\n", c->name, c->summary);
@@ -38,6 +40,10 @@ int main(int argc, char** argv) {
   if (argc < 2) return usage(stderr);
   std::string name = argv[1];
   if (name == "--help" || name == "-h" || name == "help") return usage(stdout);
+  if (name == "--version") {
+    fmt::print("sutor {}\n", kVersion);
+    return 0;
+  }
   for (const Command* c : commands()) {
     if (name != c->name) continue;
     try {

@@ -1,0 +1,193 @@
+// The command line from outside: exit codes, one line per error, --help of every command, configuration files.
+// Runs the binary named by the environment variable SUTOR.
+#include <doctest/doctest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <sstream>
+
+#include "apps/commands.h"
+#include "apps/table.h"
+#include "io/file.h"
+#include "io/json.h"
+
+using namespace sutor;
+namespace fs = std::filesystem;
+
+namespace {
+
+struct Result {
+  int code;  // -1: ended by a signal
+  std::string out, err;
+};
+
+// A folder of this test, removed at its end.
+struct Folder {
+  Folder() : path((fs::temp_directory_path() / fmt::format("sutor-cli-{}", getpid())).string()) { fs::create_directories(path); }
+  ~Folder() { fs::remove_all(path); }
+  std::string file(const std::string& name, const std::string& text) const {
+    write_file_atomic(path + "/" + name, text);
+    return path + "/" + name;
+  }
+  std::string path;
+};
+
+const char* binary() {
+  const char* b = std::getenv("SUTOR");
+  if (b == nullptr) MESSAGE("skipped: SUTOR does not name the binary");
+  return b;
+}
+
+// Arguments contain no quotes; the shell splits them.
+Result run(const Folder& f, const std::string& arguments) {
+  std::string command = fmt::format("\"{}\" {} >{}/out 2>{}/err </dev/null", std::getenv("SUTOR"), arguments, f.path, f.path);
+  int status = std::system(command.c_str());
+  return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, read_file(f.path + "/out"), read_file(f.path + "/err")};
+}
+
+void check_one_line(const Result& r, int code, std::initializer_list<const char*> parts) {
+  CAPTURE(r.err);
+  CHECK(r.code == code);
+  CHECK(r.out.empty());
+  CHECK(std::count(r.err.begin(), r.err.end(), '\n') == 1);
+  CHECK(r.err.starts_with("sutor"));
+  for (const char* part : parts) {
+    CAPTURE(part);
+    CHECK(r.err.find(part) != std::string::npos);
+  }
+}
+
+}  // namespace
+
+TEST_CASE("cli: help, version, unknown commands") {
+  if (binary() == nullptr) return;
+  Folder f;
+  Result help = run(f, "--help");
+  CHECK(help.code == 0);
+  for (const Command* c : commands()) {
+    CAPTURE(c->name);
+    CHECK(help.out.find(std::string("  ") + c->name) != std::string::npos);
+    Result r = run(f, std::string(c->name) + " --help");
+    CHECK(r.code == 0);
+    CHECK(r.err.empty());
+    CHECK(r.out.find(std::string("Example:\n  sutor ") + c->name) != std::string::npos);
+    check_one_line(run(f, std::string(c->name) + " --no-such-option"), 2, {"--no-such-option"});
+    // The example names only options that exist.
+    std::istringstream words(c->example);
+    for (std::string w; words >> w;)
+      if (w.starts_with("--")) CHECK(r.out.find("  " + w + " ") != std::string::npos);
+  }
+  CHECK(run(f, "--version").out.starts_with("sutor "));
+  check_one_line(run(f, "fly"), 2, {"'fly'"});
+  CHECK(run(f, "").code == 2);
+}
+
+TEST_CASE("cli: wrong values name option, value and what is allowed") {
+  if (binary() == nullptr) return;
+  Folder f;
+  check_one_line(run(f, "select"), 2, {"SCORES is missing"});
+  check_one_line(run(f, "select a.json b.json"), 2, {"b.json"});
+  check_one_line(run(f, "select a.json --out x --score best"), 2, {"--score", "'best'", "token, gate"});
+  check_one_line(run(f, "select a.json --out x --top-p 1.5"), 2, {"--top-p", "'1.5'", "0..1"});
+  check_one_line(run(f, "select a.json --out x --top-p nan"), 2, {"--top-p", "'nan'"});
+  check_one_line(run(f, "select a.json --out x --random 1x"), 2, {"--random", "'1x'"});
+  check_one_line(run(f, "select a.json --out"), 2, {"--out", "needs a value"});
+  check_one_line(run(f, "select a.json"), 2, {"--out is missing"});
+  check_one_line(run(f, "select " + f.path + "/none.json --out x"), 1, {"none.json"});
+  CHECK_FALSE(fs::exists("x"));
+}
+
+TEST_CASE("cli: a flag wins over the file, the file over the default") {
+  if (binary() == nullptr) return;
+  Folder f;
+  std::string c = f.file("c.yaml", "score: gate\ntop_p: 0.3  # either spelling\n");
+  Result r = run(f, "select s.json --config " + c + " --top-p 0.4 --dump-config");
+  CHECK(r.code == 0);
+  CHECK(r.out.find("score: gate\n") != std::string::npos);
+  CHECK(r.out.find("top-p: 0.4\n") != std::string::npos);
+  CHECK(run(f, "select s.json --config " + c + " --dump-config").out.find("top-p: 0.3\n") != std::string::npos);
+  // What was dumped can be read, and dumps to itself.
+  std::string dumped = f.file("d.yaml", r.out);
+  Result again = run(f, "select --config " + dumped + " --dump-config");
+  CHECK(again.code == 0);
+  CHECK(again.out == r.out);
+}
+
+TEST_CASE("cli: bad configuration files") {
+  if (binary() == nullptr) return;
+  Folder f;
+  auto bad = [&](const std::string& text, std::initializer_list<const char*> parts) {
+    check_one_line(run(f, "select s.json --out x --config " + f.file("b.yaml", text)), 1, parts);
+  };
+  bad("score: gate\n  topp: 1\n", {"b.yaml:2:"});
+  bad("score: gate\nscores: 1\n", {"b.yaml:2:1", "scores: unknown key", "allowed:", "top-p"});
+  bad("config: other.yaml\n", {"config: unknown key"});
+  bad("score: gate\nscore: token\n", {"b.yaml:2:1", "given twice"});
+  bad("score: best\n", {"b.yaml:1:1", "'best'", "token, gate"});
+  bad("top-p: [0.1, 0.2]\n", {"b.yaml:1:1", "single value"});
+  bad("top-p: {a: 1}\n", {"single value"});
+  bad("[a]: 1\n", {"key must be the name"});
+  bad("- score\n", {"must be a map"});
+  bad("", {"must be a map"});
+  bad(std::string(100000, '['), {"b.yaml:"});
+  bad(std::string((1 << 20) + 1, '#'), {"larger than 1 MiB"});
+  check_one_line(run(f, "select s.json --out x --config " + f.path + "/none.yaml"), 1, {"none.yaml", "no such file"});
+}
+
+TEST_CASE("cli: an option without effect is an error") {
+  Args a("x", "", "");
+  a.choice("method", "", "esft", {"esft", "lora"});
+  a.integer("rank", "", 8, 1, 100);
+  std::string words[] = {"--rank", "8"};
+  char* argv[] = {words[0].data(), words[1].data()};
+  CHECK(a.parse(2, argv));
+  CHECK(a.given("rank"));
+  CHECK_FALSE(a.given("method"));
+  CHECK_THROWS_AS(a.no_effect_unless(false, "rank", "no factors"), UsageError);
+  a.no_effect_unless(true, "rank", "");
+  a.no_effect_unless(false, "method", "");
+}
+
+TEST_CASE("cli: env and devices") {
+  if (binary() == nullptr) return;
+  Folder f;
+  Result r = run(f, "env --json");
+  CHECK(r.code == 0);
+  Json j = parse_json(r.out, "env");
+  CHECK(get<int64_t>(j, "cores", "env") >= 1);
+  CHECK(get<double>(j, "memory_gib", "env") > 0);
+  CHECK(j["libraries"].size() >= 5);
+  CHECK(run(f, "env").code == 0);
+  if (!fs::exists("/dev/full")) return;
+  std::string full = fmt::format("\"{}\" env >/dev/full 2>{}/err", binary(), f.path);
+  int status = std::system(full.c_str());
+  CHECK(WEXITSTATUS(status) == 1);
+  CHECK(read_file(f.path + "/err").find("standard output") != std::string::npos);
+}
+
+TEST_CASE("cli: demo-data replaces its own result and nothing else") {
+  if (binary() == nullptr) return;
+  Folder f;
+  std::string out = f.path + "/data", options = " --rows 20 --eval-rows 5 --pretrain-rows 40 --json";
+  Result first = run(f, "demo-data --out " + out + options);
+  CHECK(first.code == 0);
+  std::string rows = read_file(out + "/pretrain.jsonl"), tokenizer = read_file(out + "/tokenizer.json");
+  CHECK(run(f, "demo-data --out " + out + options).out == first.out);
+  CHECK(read_file(out + "/pretrain.jsonl") == rows);
+  CHECK(read_file(out + "/tokenizer.json") == tokenizer);
+  f.file("precious", "x");
+  check_one_line(run(f, "demo-data --out " + f.path + options), 1, {"name a new folder"});
+  CHECK(fs::exists(f.path + "/precious"));
+}
+
+TEST_CASE("cli: tables align") {
+  Table t({"name", "n"});
+  t.row({"é", "7"});
+  t.row({"longer", "1024"});
+  CHECK(t.text() == "name       n\né          7\nlonger  1024\n");
+  CHECK_THROWS_AS(t.row({"one"}), Error);
+}
