@@ -198,7 +198,7 @@ TEST_CASE("toy language: the tokenizer loads, returns the text, and rows fit 96 
   write_file_atomic(dir + "/tokenizer_config.json", files.tokenizer_config_json);
   Tokenizer t = Tokenizer::load(dir);
   std::filesystem::remove_all(dir);
-  CHECK(parse_json(files.tokenizer_json, "tokenizer")["model"]["vocab"].size() == 510);
+  CHECK(t.vocab_size() == 512);
   CHECK(t.bos() == 510);
   CHECK(t.eos() == 511);
   CHECK(t.encode("x")[0] == 510);
