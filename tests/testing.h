@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "engine/backend.h"
-#include "engine/cpu/rows.h"
+#include "engine/cpu/isa.h"
 #include "engine/parallel.h"
 
 namespace sutor::test {
@@ -128,22 +128,23 @@ inline bool same_bits(const Tensor& a, const Tensor& b) {
   return true;
 }
 
-// Runs `make`, which returns fresh outputs, with 1, 2, 3 and 5 threads on every set of row kernels of this machine, and checks that
-// all outputs have the same bits.
+// Runs `make`, which returns fresh outputs, with 1, 2, 3 and 5 threads on every instruction set of this machine, and checks that all
+// outputs have the same bits: for kernels on row_kernels() only, matrix products differ between instruction sets.
 inline void check_bitwise(const std::function<std::vector<Tensor>()>& make) {
   struct Restore {
     int threads = num_threads();
+    cpu::Isa isa = cpu::current_isa();
     ~Restore() {
       set_num_threads(threads);
-      cpu::override_row_kernels(nullptr);
+      cpu::override_isa(isa);
     }
   } restore;
   std::vector<Tensor> first;
-  for (const cpu::RowKernels* isa : cpu::available_row_kernels())
+  for (cpu::Isa isa : cpu::available_isas())
     for (int threads : {1, 2, 3, 5}) {
-      CAPTURE(isa->name);
+      CAPTURE(cpu::name_of(isa));
       CAPTURE(threads);
-      cpu::override_row_kernels(isa);
+      cpu::override_isa(isa);
       set_num_threads(threads);
       std::vector<Tensor> out = make();
       if (first.empty()) first = out;

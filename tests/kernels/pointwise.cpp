@@ -2,6 +2,7 @@
 #include "engine/ref/pointwise.h"
 
 #include "engine/cpu/fast_math.h"
+#include "engine/cpu/rows.h"
 #include "tests/testing.h"
 
 using namespace sutor;
