@@ -1,4 +1,5 @@
-// The table of row kernels for the instruction set in use; bf16 and AMX units have nothing to offer here.
+// The table of row kernels for the instruction set in use; bf16 and AMX units have nothing to offer
+// here.
 
 #include "engine/cpu/rows.h"
 
@@ -8,9 +9,12 @@ namespace sutor::cpu {
 
 const RowKernels& row_kernels() {
   switch (current_isa()) {
-    case Isa::kPortable: return kRowsPortable;
-    case Isa::kAvx2: return kRowsAvx2;
-    default: return kRowsAvx512;
+    case Isa::kPortable:
+      return kRowsPortable;
+    case Isa::kAvx2:
+      return kRowsAvx2;
+    default:
+      return kRowsAvx512;
   }
 }
 

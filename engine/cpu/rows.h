@@ -1,6 +1,6 @@
 #pragma once
-// Which row kernels (engine/cpu/rows_table.h) this machine runs, and how rows are shared among threads.
-// Test: tests/kernels/pointwise.cpp.
+// Which row kernels (engine/cpu/rows_table.h) this machine runs, and how rows are shared among
+// threads. Test: tests/kernels/pointwise.cpp.
 
 #include <algorithm>
 #include <cstdint>
@@ -15,9 +15,10 @@ const RowKernels& row_kernels();  // for current_isa()
 // fn(row) for every row; a block of rows is worth a few microseconds.
 template <class F>
 void by_rows(int64_t rows, int64_t cols, F&& fn) {
-  parallel_for(rows, std::max<int64_t>(1, (1 << 14) / std::max<int64_t>(1, cols)), [&](int64_t lo, int64_t hi) {
-    for (int64_t r = lo; r < hi; ++r) fn(r);
-  });
+  parallel_for(rows, std::max<int64_t>(1, (1 << 14) / std::max<int64_t>(1, cols)),
+               [&](int64_t lo, int64_t hi) {
+                 for (int64_t r = lo; r < hi; ++r) fn(r);
+               });
 }
 
 }  // namespace sutor::cpu
