@@ -1,6 +1,7 @@
 #pragma once
-// What kernel tests share: seeded tensors (also strided and bf16), copies in another scalar type, relative error, gradients by
-// complex step, and "the same bits for every thread count and instruction set".
+// What kernel tests share: seeded tensors (also strided and bf16), copies in another scalar type,
+// relative error, gradients by complex step, and "the same bits for every thread count and
+// instruction set".
 
 #include <doctest/doctest.h>
 
@@ -12,7 +13,7 @@
 #include <vector>
 
 #include "engine/backend.h"
-#include "engine/cpu/rows.h"
+#include "engine/cpu/isa.h"
 #include "engine/parallel.h"
 
 namespace sutor::test {
@@ -33,8 +34,10 @@ struct Random {
   int64_t below(int64_t n) { return static_cast<int64_t>(next() % static_cast<uint64_t>(n)); }
 };
 
-// Uniform in [-scale, scale), rows `pad` elements apart (the gap holds NaN, so that who reads it shows).
-inline Tensor random(Shape shape, uint64_t seed, double scale = 1, DType dtype = DType::F32, int64_t pad = 0) {
+// Uniform in [-scale, scale), rows `pad` elements apart (the gap holds NaN, so that who reads it
+// shows).
+inline Tensor random(Shape shape, uint64_t seed, double scale = 1, DType dtype = DType::F32,
+                     int64_t pad = 0) {
   Random r{seed};
   Shape wide = shape;
   wide.back() += pad;
@@ -63,7 +66,8 @@ std::vector<S> dense(const Tensor& t) {
   visit_float(t.dtype, [&](auto zero) {
     const auto* p = t.as<decltype(zero)>();
     for (int64_t r = 0; r < t.rows(); ++r)
-      for (int64_t c = 0; c < t.cols(); ++c) v.push_back(S(static_cast<double>(static_cast<float>(p[r * t.ld + c]))));
+      for (int64_t c = 0; c < t.cols(); ++c)
+        v.push_back(S(static_cast<double>(static_cast<float>(p[r * t.ld + c]))));
   });
   return v;
 }
@@ -103,10 +107,11 @@ inline Doubles sum(Doubles a, const Doubles& b) {
   return a;
 }
 
-// d/dx <seed, f(x)> by complex step, Im <seed, f(x + i h e_j)> / h: no cancellation, so h may be tiny. f returns its outputs as one
-// vector as long as `seed`.
-inline Doubles complex_step(const Doubles& x, const Doubles& seed,
-                            const std::function<std::vector<Complex>(const std::vector<Complex>&)>& f) {
+// d/dx <seed, f(x)> by complex step, Im <seed, f(x + i h e_j)> / h: no cancellation, so h may be
+// tiny. f returns its outputs as one vector as long as `seed`.
+inline Doubles complex_step(
+    const Doubles& x, const Doubles& seed,
+    const std::function<std::vector<Complex>(const std::vector<Complex>&)>& f) {
   constexpr double h = 1e-20;
   std::vector<Complex> z(x.begin(), x.end());
   Doubles d(x.size());
@@ -124,26 +129,30 @@ inline bool same_bits(const Tensor& a, const Tensor& b) {
   if (a.shape != b.shape || a.dtype != b.dtype) return false;
   int64_t row = a.cols() * size_of(a.dtype);
   for (int64_t r = 0; r < a.rows(); ++r)
-    if (std::memcmp(a.data + r * a.ld * size_of(a.dtype), b.data + r * b.ld * size_of(b.dtype), row) != 0) return false;
+    if (std::memcmp(a.data + r * a.ld * size_of(a.dtype), b.data + r * b.ld * size_of(b.dtype),
+                    row) != 0)
+      return false;
   return true;
 }
 
-// Runs `make`, which returns fresh outputs, with 1, 2, 3 and 5 threads on every set of row kernels of this machine, and checks that
-// all outputs have the same bits.
+// Runs `make`, which returns fresh outputs, with 1, 2, 3 and 5 threads on every instruction set of
+// this machine, and checks that all outputs have the same bits: for kernels on row_kernels() only,
+// matrix products differ between instruction sets.
 inline void check_bitwise(const std::function<std::vector<Tensor>()>& make) {
   struct Restore {
     int threads = num_threads();
+    cpu::Isa isa = cpu::current_isa();
     ~Restore() {
       set_num_threads(threads);
-      cpu::override_row_kernels(nullptr);
+      cpu::override_isa(isa);
     }
   } restore;
   std::vector<Tensor> first;
-  for (const cpu::RowKernels* isa : cpu::available_row_kernels())
+  for (cpu::Isa isa : cpu::available_isas())
     for (int threads : {1, 2, 3, 5}) {
-      CAPTURE(isa->name);
+      CAPTURE(cpu::name_of(isa));
       CAPTURE(threads);
-      cpu::override_row_kernels(isa);
+      cpu::override_isa(isa);
       set_num_threads(threads);
       std::vector<Tensor> out = make();
       if (first.empty()) first = out;

@@ -1,8 +1,9 @@
 #pragma once
-// e^x in f32 by range reduction x = n ln2 + r, |r| <= ln2/2, and Cephes' expf polynomial: relative error below 2e-7, no branch, no
-// table, so loops over it vectorise at any width, and every width gives the same bits (no fused multiply-add).
-// Below -87.33 it is 0 (no denormals), above 88.37 it stays at 2.4e38 (finite: 1 / (1 + e^x) is then 0), NaN stays NaN.
-// Test: tests/kernels/pointwise.cpp.
+// e^x in f32 by range reduction x = n ln2 + r, |r| <= ln2/2, and Cephes' expf polynomial: relative
+// error below 2e-7, no branch, no table, so loops over it vectorise at any width, and every width
+// gives the same bits (no fused multiply-add). Below -87.33 it is 0 (no denormals), above 88.37 it
+// stays at 2.4e38 (finite: 1 / (1 + e^x) is then 0), NaN stays NaN. Test:
+// tests/kernels/pointwise.cpp.
 
 #include <bit>
 #include <cstdint>
@@ -12,7 +13,8 @@ namespace sutor::cpu {
 // static: files compiled for different instruction sets must not share one copy.
 [[gnu::always_inline]] static inline float fast_exp(float x) {
   constexpr float kLow = -87.33f, kHigh = 88.37f;
-  constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer, which lies in the low bits
+  constexpr float kMagic =
+      12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer, which lies in the low bits
   float c = x > kHigh ? kHigh : x;
   c = c < kLow ? kLow : c;
   float shifted = c * 1.44269504f + kMagic, n = shifted - kMagic;
@@ -25,11 +27,14 @@ namespace sutor::cpu {
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   float y = p * (r * r) + r + 1.0f;
-  // 2^n: n sits in the low bits of `shifted`; the other bits of the magic number leave by the shift.
+  // 2^n: n sits in the low bits of `shifted`; the other bits of the magic number leave by the
+  // shift.
   float power = std::bit_cast<float>((std::bit_cast<uint32_t>(shifted) + 127u) << 23);
   return x < kLow ? 0.0f : y * power;
 }
 
-[[gnu::always_inline]] static inline float fast_sigmoid(float x) { return 1.0f / (1.0f + fast_exp(-x)); }
+[[gnu::always_inline]] static inline float fast_sigmoid(float x) {
+  return 1.0f / (1.0f + fast_exp(-x));
+}
 
 }  // namespace sutor::cpu

@@ -1,6 +1,7 @@
-// Cross entropy: nll = log sum e^(l - max) + max - l[label]; dl = scale (softmax(l) - onehot(label)), written over the logits. A row
-// (100k logits, 400 kB) stays in the L2 cache over its three passes: maximum, exponentials with their f64 sum, scaling.
-// Specification: engine/ref/loss.h; test: tests/kernels/loss.cpp.
+// Cross entropy: nll = log sum e^(l - max) + max - l[label]; dl = scale (softmax(l) -
+// onehot(label)), written over the logits. A row (100k logits, 400 kB) stays in the L2 cache over
+// its three passes: maximum, exponentials with their f64 sum, scaling. Specification:
+// engine/ref/loss.h; test: tests/kernels/loss.cpp.
 #include <cmath>
 
 #include "engine/backend.h"

@@ -1,5 +1,6 @@
-// Router: p = softmax(l) or sigmoid(l); the best k by p + bias among the eligible groups, ties to the lower id; weights p (divided
-// by their sum if normalised) times scale. Specification and sources: engine/ref/moe_route.h; test: tests/kernels/moe_route.cpp.
+// Router: p = softmax(l) or sigmoid(l); the best k by p + bias among the eligible groups, ties to
+// the lower id; weights p (divided by their sum if normalised) times scale. Specification and
+// sources: engine/ref/moe_route.h; test: tests/kernels/moe_route.cpp.
 #include <cmath>
 #include <vector>
 
@@ -9,8 +10,9 @@
 namespace sutor::cpu {
 namespace {
 
-// The k best of n scores where ok (null: all), in descending order, ties to the lower id. Insertion, as k is small; NaN never
-// beats anything, so that there are always k ids as long as k are eligible.
+// The k best of n scores where ok (null: all), in descending order, ties to the lower id.
+// Insertion, as k is small; NaN never beats anything, so that there are always k ids as long as k
+// are eligible.
 void best(int32_t* chosen, int64_t k, const float* score, const char* ok, int64_t n) {
   int64_t have = 0;
   for (int32_t e = 0; e < n; ++e) {
@@ -23,7 +25,8 @@ void best(int32_t* chosen, int64_t k, const float* score, const char* ok, int64_
 }
 
 // Marks the experts of the topk_group best-rated groups.
-void mark_eligible(char* ok, float* rate, int32_t* order, const float* score, int64_t per, const RouteOptions& opt) {
+void mark_eligible(char* ok, float* rate, int32_t* order, const float* score, int64_t per,
+                   const RouteOptions& opt) {
   int32_t two[2];
   for (int g = 0; g < opt.n_group; ++g) {
     const float* s = score + g * per;
@@ -38,13 +41,14 @@ void mark_eligible(char* ok, float* rate, int32_t* order, const float* score, in
 void check_options(const RouteOptions& o, int64_t E) {
   check(o.n_group >= 1 && E % o.n_group == 0 && o.topk_group >= 1 && o.topk_group <= o.n_group,
         "moe_route: {} experts in n_group {} with topk_group {}", E, o.n_group, o.topk_group);
-  check(o.top_k >= 1 && o.top_k <= E / o.n_group * o.topk_group, "moe_route: top_k {} of {} eligible experts", o.top_k,
-        E / o.n_group * o.topk_group);
+  check(o.top_k >= 1 && o.top_k <= E / o.n_group * o.topk_group,
+        "moe_route: top_k {} of {} eligible experts", o.top_k, E / o.n_group * o.topk_group);
 }
 
 }  // namespace
 
-void moe_route_fwd(Ctx&, Tensor probs, Tensor weight, Tensor expert, Tensor logits, Tensor bias, RouteOptions opt) {
+void moe_route_fwd(Ctx&, Tensor probs, Tensor weight, Tensor expert, Tensor logits, Tensor bias,
+                   RouteOptions opt) {
   int64_t E = logits.cols(), K = opt.top_k;
   check_options(opt, E);
   const RowKernels& k = row_kernels();
@@ -76,7 +80,8 @@ void moe_route_fwd(Ctx&, Tensor probs, Tensor weight, Tensor expert, Tensor logi
   });
 }
 
-void moe_route_bwd(Ctx&, Tensor dlogits, Tensor dweight, Tensor dprobs, Tensor probs, Tensor, Tensor expert, RouteOptions opt) {
+void moe_route_bwd(Ctx&, Tensor dlogits, Tensor dweight, Tensor dprobs, Tensor probs, Tensor,
+                   Tensor expert, RouteOptions opt) {
   if (!dlogits) return;
   int64_t E = probs.cols(), K = opt.top_k;
   parallel_for(probs.rows(), 16, [&](int64_t lo, int64_t hi) {

@@ -1,6 +1,7 @@
-// RMSNorm: y = x rstd w, rstd = 1/sqrt(mean(x^2) + eps); dx += rstd w dy - c x, c = rstd^3 mean(w dy x); dw += sum_t dy x rstd.
-// Sums over a row and over the rows run in f64; dw in columns, each over all rows in order: the thread count changes no bit.
-// Specification: engine/ref/norm.h; test: tests/kernels/norm.cpp.
+// RMSNorm: y = x rstd w, rstd = 1/sqrt(mean(x^2) + eps); dx += rstd w dy - c x, c = rstd^3 mean(w
+// dy x); dw += sum_t dy x rstd. Sums over a row and over the rows run in f64; dw in columns, each
+// over all rows in order: the thread count changes no bit. Specification: engine/ref/norm.h; test:
+// tests/kernels/norm.cpp.
 #include <cmath>
 
 #include "engine/backend.h"
@@ -15,7 +16,8 @@ Tensor as_f32(const Tensor& w) { return w.dtype == DType::F32 ? w : cast(w, DTyp
 
 void norm_fwd(Ctx&, Tensor y, Tensor rstd, Tensor x, Tensor w, float eps) {
   int64_t H = x.cols();
-  check(w.numel() == H && y.cols() == H, "norm: x has {} columns, w {}, y {}", H, w.numel(), y.cols());
+  check(w.numel() == H && y.cols() == H, "norm: x has {} columns, w {}, y {}", H, w.numel(),
+        y.cols());
   const RowKernels& k = row_kernels();
   Tensor wf = as_f32(w);
   const float* g = wf.f32();

@@ -1,6 +1,6 @@
-// One AdamW step on the f32 master, torch's arithmetic (engine/cpu/isa/rows.h): w *= 1 - lr wd; m, v; w -= lr/bias1 m /
-// (sqrt(v)/sqrt(bias2) + eps). Scalars are combined in f64 and rounded once, as torch does in Python.
-// Specification: engine/ref/optim.h; test: tests/kernels/optim.cpp.
+// One AdamW step on the f32 master, torch's arithmetic (engine/cpu/isa/rows.h): w *= 1 - lr wd; m,
+// v; w -= lr/bias1 m / (sqrt(v)/sqrt(bias2) + eps). Scalars are combined in f64 and rounded once,
+// as torch does in Python. Specification: engine/ref/optim.h; test: tests/kernels/optim.cpp.
 #include <cmath>
 
 #include "engine/backend.h"
@@ -10,12 +10,14 @@ namespace sutor::cpu {
 
 void adamw_step(Ctx&, Tensor value, Tensor master, Tensor m, Tensor v, Tensor grad, AdamWStep s) {
   int64_t n = master.numel();
-  check(m.numel() == n && v.numel() == n && grad.numel() == n && value.numel() == n, "adamw: {} with moments or gradient of another size",
-        to_string(master.shape));
-  check(master.contiguous() && m.contiguous() && v.contiguous() && grad.contiguous() && value.contiguous(),
+  check(m.numel() == n && v.numel() == n && grad.numel() == n && value.numel() == n,
+        "adamw: {} with moments or gradient of another size", to_string(master.shape));
+  check(master.contiguous() && m.contiguous() && v.contiguous() && grad.contiguous() &&
+            value.contiguous(),
         "adamw: {} is strided", to_string(master.shape));
   bf16* out = value.dtype == DType::BF16 ? value.as<bf16>() : nullptr;
-  check(out != nullptr || value.data == master.data, "adamw: a {} value needs to be its own master", name_of(value.dtype));
+  check(out != nullptr || value.data == master.data, "adamw: a {} value needs to be its own master",
+        name_of(value.dtype));
   auto rest = [](float beta) { return static_cast<float>(1.0 - beta); };
   AdamWConstants c{.grad_scale = s.grad_scale,
                    .decay = static_cast<float>(1.0 - static_cast<double>(s.lr) * s.weight_decay),

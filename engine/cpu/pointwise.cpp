@@ -1,5 +1,6 @@
-// Sums, SwiGLU, embedding, row gathers, MLA's key. Sums over duplicate rows run in row order inside blocks of columns, so the
-// number of threads changes no bit. Specification: engine/ref/pointwise.h; test: tests/kernels/pointwise.cpp.
+// Sums, SwiGLU, embedding, row gathers, MLA's key. Sums over duplicate rows run in row order inside
+// blocks of columns, so the number of threads changes no bit. Specification:
+// engine/ref/pointwise.h; test: tests/kernels/pointwise.cpp.
 #include <cstring>
 
 #include "engine/backend.h"
@@ -8,12 +9,13 @@
 namespace sutor::cpu {
 namespace {
 
-// The rows of tensors of one shape, for kernels that don't care where a row ends: contiguous ones are cut in equal pieces
-// instead (a vector has no rows to share among threads). fn(pointers.., n).
+// The rows of tensors of one shape, for kernels that don't care where a row ends: contiguous ones
+// are cut in equal pieces instead (a vector has no rows to share among threads). fn(pointers.., n).
 template <class F, class... T>
 void elementwise(F&& fn, const Tensor& y, const T&... in) {
   constexpr int64_t kPiece = 1 << 13;
-  check(((in.numel() == y.numel()) && ...), "element-wise: an operand of {} has not as many elements", to_string(y.shape));
+  check(((in.numel() == y.numel()) && ...),
+        "element-wise: an operand of {} has not as many elements", to_string(y.shape));
   if (y.numel() == 0) return;
   if (y.shape.size() <= 1 || (y.contiguous() && (in.contiguous() && ...))) {
     int64_t n = y.numel();
@@ -23,7 +25,8 @@ void elementwise(F&& fn, const Tensor& y, const T&... in) {
     });
     return;
   }
-  check(((in.cols() == y.cols()) && ...), "element-wise: strided rows of {} and of another width", to_string(y.shape));
+  check(((in.cols() == y.cols()) && ...), "element-wise: strided rows of {} and of another width",
+        to_string(y.shape));
   by_rows(y.rows(), y.cols(), [&](int64_t r) { fn(y.row(r), in.row(r)..., y.cols()); });
 }
 
@@ -45,22 +48,27 @@ void accumulate(Ctx&, Tensor dst, Tensor src, float scale) {
   elementwise([&](float* y, const float* x, int64_t n) { k.axpy(y, x, scale, n); }, dst, src);
 }
 
-void swiglu_fwd(Ctx&, Tensor y, Tensor gate, Tensor up) { elementwise(row_kernels().swiglu, y, gate, up); }
+void swiglu_fwd(Ctx&, Tensor y, Tensor gate, Tensor up) {
+  elementwise(row_kernels().swiglu, y, gate, up);
+}
 
 void swiglu_bwd(Ctx&, Tensor dgate, Tensor dup, Tensor dy, Tensor gate, Tensor up) {
   const RowKernels& k = row_kernels();
   if (dgate)
-    elementwise([&](float* d, const float* e, const float* g, const float* u, int64_t n) { k.swiglu_grad(d, nullptr, e, g, u, n); },
+    elementwise([&](float* d, const float* e, const float* g, const float* u,
+                    int64_t n) { k.swiglu_grad(d, nullptr, e, g, u, n); },
                 dgate, dy, gate, up);
   if (dup)
-    elementwise([&](float* d, const float* e, const float* g, int64_t n) { k.swiglu_grad(nullptr, d, e, g, nullptr, n); }, dup, dy,
-                gate);
+    elementwise([&](float* d, const float* e, const float* g,
+                    int64_t n) { k.swiglu_grad(nullptr, d, e, g, nullptr, n); },
+                dup, dy, gate);
 }
 
 void embed_fwd(Ctx&, Tensor y, Tensor ids, Tensor w) {
   const int32_t* id = ids.i32();
   for (int64_t t = 0; t < ids.numel(); ++t)
-    check(id[t] >= 0 && id[t] < w.dim(0), "token id {} at token {}: the vocabulary has {} ids", id[t], t, w.dim(0));
+    check(id[t] >= 0 && id[t] < w.dim(0), "token id {} at token {}: the vocabulary has {} ids",
+          id[t], t, w.dim(0));
   visit_float(w.dtype, [&](auto zero) {
     const auto* table = w.as<decltype(zero)>();
     by_rows(y.rows(), y.cols(), [&](int64_t t) {
@@ -88,7 +96,8 @@ void gather_bwd(Ctx&, Tensor dx, Tensor dy, Tensor idx) {
   if (!dx) return;
   const RowKernels& k = row_kernels();
   const int32_t* id = idx.i32();
-  for (int64_t n = 0; n < dy.rows(); ++n) check(id[n] < dx.rows(), "gather: row {} of {}", id[n], dx.rows());
+  for (int64_t n = 0; n < dy.rows(); ++n)
+    check(id[n] < dx.rows(), "gather: row {} of {}", id[n], dx.rows());
   by_columns(dy.cols(), [&](int64_t lo, int64_t width) {
     for (int64_t n = 0; n < dy.rows(); ++n)
       if (id[n] >= 0) k.axpy(dx.row(id[n]) + lo, dy.row(n) + lo, 1.0f, width);
@@ -97,8 +106,8 @@ void gather_bwd(Ctx&, Tensor dx, Tensor dy, Tensor idx) {
 
 void mla_key_fwd(Ctx&, Tensor k, Tensor nope, Tensor pe, int heads) {
   int64_t P = nope.cols(), R = pe.cols();
-  check(k.cols() == P + R && k.rows() == pe.rows() * heads, "mla_key: {} from {} and {}", to_string(k.shape), to_string(nope.shape),
-        to_string(pe.shape));
+  check(k.cols() == P + R && k.rows() == pe.rows() * heads, "mla_key: {} from {} and {}",
+        to_string(k.shape), to_string(nope.shape), to_string(pe.shape));
   by_rows(k.rows(), P + R, [&](int64_t r) {
     copy_row(k.row(r), nope.row(r), P);
     copy_row(k.row(r) + P, pe.row(r / heads), R);

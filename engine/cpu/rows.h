@@ -1,26 +1,24 @@
 #pragma once
-// Which row kernels (engine/cpu/rows_table.h) this machine runs, and how rows are shared among threads.
-// SUTOR_ISA=portable|avx2|... forces a set down. Test: tests/kernels/pointwise.cpp.
+// Which row kernels (engine/cpu/rows_table.h) this machine runs, and how rows are shared among
+// threads. Test: tests/kernels/pointwise.cpp.
 
 #include <algorithm>
 #include <cstdint>
-#include <vector>
 
 #include "engine/cpu/rows_table.h"
 #include "engine/parallel.h"
 
 namespace sutor::cpu {
 
-std::vector<const RowKernels*> available_row_kernels();  // ascending; honours SUTOR_ISA as the upper end
-const RowKernels& row_kernels();                         // the last of them
-void override_row_kernels(const RowKernels* k);          // tests; null: back to the default
+const RowKernels& row_kernels();  // for current_isa()
 
 // fn(row) for every row; a block of rows is worth a few microseconds.
 template <class F>
 void by_rows(int64_t rows, int64_t cols, F&& fn) {
-  parallel_for(rows, std::max<int64_t>(1, (1 << 14) / std::max<int64_t>(1, cols)), [&](int64_t lo, int64_t hi) {
-    for (int64_t r = lo; r < hi; ++r) fn(r);
-  });
+  parallel_for(rows, std::max<int64_t>(1, (1 << 14) / std::max<int64_t>(1, cols)),
+               [&](int64_t lo, int64_t hi) {
+                 for (int64_t r = lo; r < hi; ++r) fn(r);
+               });
 }
 
 }  // namespace sutor::cpu

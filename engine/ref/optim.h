@@ -1,7 +1,7 @@
 #pragma once
-// AdamW with decoupled weight decay (arXiv 1711.05101, in the order of torch.optim.AdamW). bias = 1 - beta^t:
-// w *= 1 - lr wd; m = b1 m + (1-b1) g; v = b2 v + (1-b2) g^2; w -= lr/bias1 m / (sqrt(v)/sqrt(bias2) + eps).
-// Kernel: engine/cpu/optim.cpp; test: tests/kernels/optim.cpp.
+// AdamW with decoupled weight decay (arXiv 1711.05101, in the order of torch.optim.AdamW). bias = 1
+// - beta^t: w *= 1 - lr wd; m = b1 m + (1-b1) g; v = b2 v + (1-b2) g^2; w -= lr/bias1 m /
+// (sqrt(v)/sqrt(bias2) + eps). Kernel: engine/cpu/optim.cpp; test: tests/kernels/optim.cpp.
 
 #include <cmath>
 #include <cstdint>

@@ -1,7 +1,8 @@
 #pragma once
-// SwiGLU (silu(g) u, silu(g) = g / (1 + e^-g)), embedding and row gathers with their transposes, MLA's key [nope(t,n) | pe(t)].
-// `_fwd` overwrites, `_bwd` accumulates; null = absent. Sources: arXiv 2002.05202 (SwiGLU), arXiv 2405.04434 eq. 9-18 (MLA).
-// Kernel: engine/cpu/pointwise.cpp; test: tests/kernels/pointwise.cpp.
+// SwiGLU (silu(g) u, silu(g) = g / (1 + e^-g)), embedding and row gathers with their transposes,
+// MLA's key [nope(t,n) | pe(t)].
+// `_fwd` overwrites, `_bwd` accumulates; null = absent. Sources: arXiv 2002.05202 (SwiGLU), arXiv
+// 2405.04434 eq. 9-18 (MLA). Kernel: engine/cpu/pointwise.cpp; test: tests/kernels/pointwise.cpp.
 
 #include <cmath>
 #include <complex>
@@ -40,7 +41,8 @@ void gather_bwd(T* dx, const T* dy, const int32_t* idx, int64_t rows, int64_t co
 }
 
 template <class T>
-void mla_key_fwd(T* k, const T* nope, const T* pe, int64_t rows, int64_t heads, int64_t p, int64_t r) {
+void mla_key_fwd(T* k, const T* nope, const T* pe, int64_t rows, int64_t heads, int64_t p,
+                 int64_t r) {
   for (int64_t n = 0; n < rows; ++n)
     for (int64_t i = 0; i < p + r; ++i)
       k[n * (p + r) + i] = i < p ? nope[n * p + i] : pe[n / heads * r + i - p];

@@ -1,4 +1,5 @@
-// AdamW: twenty steps against engine/ref/optim.h in double, bf16 values, and torch's numbers for one hand-made element.
+// AdamW: twenty steps against engine/ref/optim.h in double, bf16 values, and torch's numbers for
+// one hand-made element.
 #include "engine/ref/optim.h"
 
 #include "tests/testing.h"
@@ -11,8 +12,14 @@ namespace {
 Ctx ctx = cpu_context(Compute::kF32);
 
 AdamWStep step_at(int t, float weight_decay, float grad_scale) {
-  return {.lr = 1e-2f, .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f, .weight_decay = weight_decay, .grad_scale = grad_scale,
-          .bias1 = 1 - std::pow(0.9, t), .bias2 = 1 - std::pow(0.95, t)};
+  return {.lr = 1e-2f,
+          .beta1 = 0.9f,
+          .beta2 = 0.95f,
+          .eps = 1e-8f,
+          .weight_decay = weight_decay,
+          .grad_scale = grad_scale,
+          .bias1 = 1 - std::pow(0.9, t),
+          .bias2 = 1 - std::pow(0.95, t)};
 }
 
 }  // namespace
@@ -21,14 +28,16 @@ TEST_CASE("adamw_step: twenty steps equal the specification, weights, moments an
   for (int64_t n : {1, 3, 17, 1000})
     for (float decay : {0.0f, 0.1f})
       for (DType type : {DType::F32, DType::BF16}) {
-        CAPTURE(n); CAPTURE(decay);
+        CAPTURE(n);
+        CAPTURE(decay);
         Tensor master = random({n}, 1), m = zeros({n}), v = zeros({n});
         Tensor value = type == DType::F32 ? master : cast(master, type);
         Doubles w = dense(master), rm(n), rv(n);
         for (int t = 1; t <= 20; ++t) {
           Tensor grad = random({n}, 100 + t, 1e-3);
           AdamWStep s = step_at(t, decay, 0.7f);
-          ref::AdamW<double> r{s.lr, s.beta1, s.beta2, s.eps, s.weight_decay, s.grad_scale, s.bias1, s.bias2};
+          ref::AdamW<double> r{s.lr,           s.beta1,      s.beta2, s.eps,
+                               s.weight_decay, s.grad_scale, s.bias1, s.bias2};
           Doubles g = dense(grad);
           ref::adamw_step(w.data(), rm.data(), rv.data(), g.data(), n, r);
           cpu::adamw_step(ctx, value, master, m, v, grad, s);
@@ -40,25 +49,31 @@ TEST_CASE("adamw_step: twenty steps equal the specification, weights, moments an
       }
 }
 
-TEST_CASE("adamw_step: the first step moves by lr against the sign, whatever the gradient; decay comes first") {
+TEST_CASE(
+    "adamw_step: the first step moves by lr against the sign, whatever the gradient; decay comes "
+    "first") {
   Tensor w = zeros({3}), m = zeros({3}), v = zeros({3}), g = empty({3});
   float start[] = {1, -2, 3}, grad[] = {1e-4f, -5, 0};
   std::copy(start, start + 3, w.f32());
   std::copy(grad, grad + 3, g.f32());
   cpu::adamw_step(ctx, w, w, m, v, g, step_at(1, 0.1f, 1));
-  CHECK(near(dense(w), {1 * 0.999 - 1e-2 * (1e-5 / 0.1) / (1e-4 + 1e-8), -2 * 0.999 + 1e-2, 3 * 0.999}, 1e-6));
+  CHECK(near(dense(w),
+             {1 * 0.999 - 1e-2 * (1e-5 / 0.1) / (1e-4 + 1e-8), -2 * 0.999 + 1e-2, 3 * 0.999},
+             1e-6));
 }
 
 TEST_CASE("adamw_step: a value that is not its master must be bf16, and sizes must fit") {
   Tensor w = zeros({4}), m = zeros({4}), v = zeros({4}), g = zeros({4});
   CHECK_THROWS_AS(cpu::adamw_step(ctx, zeros({4}), w, m, v, g, step_at(1, 0, 1)), Error);
-  CHECK_THROWS_AS(cpu::adamw_step(ctx, zeros({4}, DType::F16), w, m, v, g, step_at(1, 0, 1)), Error);
+  CHECK_THROWS_AS(cpu::adamw_step(ctx, zeros({4}, DType::F16), w, m, v, g, step_at(1, 0, 1)),
+                  Error);
   CHECK_THROWS_AS(cpu::adamw_step(ctx, w, w, m, v, zeros({3}), step_at(1, 0, 1)), Error);
 }
 
 TEST_CASE("adamw_step: the same bits for every thread count and instruction set") {
   check_bitwise([&] {
-    Tensor w = random({70001}, 1), m = random({70001}, 2, 1e-3), v = zeros({70001}), g = random({70001}, 3, 1e-3);
+    Tensor w = random({70001}, 1), m = random({70001}, 2, 1e-3), v = zeros({70001}),
+           g = random({70001}, 3, 1e-3);
     cpu::adamw_step(ctx, w, w, m, v, g, step_at(3, 0.1f, 0.5f));
     Tensor value = cast(w, DType::BF16);
     cpu::adamw_step(ctx, value, w, m, v, g, step_at(4, 0.1f, 0.5f));

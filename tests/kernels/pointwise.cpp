@@ -1,7 +1,9 @@
-// Element-wise kernels against engine/ref/pointwise.h and complex step; the fast exponential; strides, duplicates, empty outputs.
+// Element-wise kernels against engine/ref/pointwise.h and complex step; the fast exponential;
+// strides, duplicates, empty outputs.
 #include "engine/ref/pointwise.h"
 
 #include "engine/cpu/fast_math.h"
+#include "engine/cpu/rows.h"
 #include "tests/testing.h"
 
 using namespace sutor;
@@ -47,8 +49,10 @@ TEST_CASE("add_fwd and accumulate: any rank, strided or not") {
   for (Shape shape : {Shape{1}, Shape{9}, Shape{20000}, Shape{1, 1}, Shape{7, 3}, Shape{2, 5, 33}})
     for (int64_t pad : {0, 2}) {
       if (shape.size() == 1 && pad > 0) continue;
-      CAPTURE(to_string(shape)); CAPTURE(pad);
-      Tensor a = random(shape, 1, 1, DType::F32, pad), b = random(shape, 2), y = random(shape, 3, 1, DType::F32, 2 * pad);
+      CAPTURE(to_string(shape));
+      CAPTURE(pad);
+      Tensor a = random(shape, 1, 1, DType::F32, pad), b = random(shape, 2),
+             y = random(shape, 3, 1, DType::F32, 2 * pad);
       Doubles as = dense(a), bs = dense(b);
       cpu::add_fwd(ctx, y, a, b);
       CHECK(near(dense(y), sum(as, bs), 1e-7));
@@ -60,12 +64,17 @@ TEST_CASE("add_fwd and accumulate: any rank, strided or not") {
   CHECK_THROWS_AS(cpu::accumulate(ctx, zeros({3}), zeros({4}), 1), Error);
 }
 
-TEST_CASE("swiglu: forward equals the specification, backward equals complex step, each gradient on its own") {
+TEST_CASE(
+    "swiglu: forward equals the specification, backward equals complex step, each gradient on its "
+    "own") {
   for (int64_t T : {1, 4})
     for (int64_t I : {1, 16, 37})
       for (int64_t pad : {0, 5}) {
-        CAPTURE(T); CAPTURE(I); CAPTURE(pad);
-        Tensor both = random({T, 2 * I + pad}, 1, 6);  // gate and up side by side, as one matrix product leaves them
+        CAPTURE(T);
+        CAPTURE(I);
+        CAPTURE(pad);
+        Tensor both = random({T, 2 * I + pad}, 1,
+                             6);  // gate and up side by side, as one matrix product leaves them
         Tensor gate = both.columns(0, I), up = both.columns(I, 2 * I), y = empty({T, I});
         int64_t n = T * I;
         Doubles want(n), g = dense(gate), u = dense(up);
@@ -73,15 +82,19 @@ TEST_CASE("swiglu: forward equals the specification, backward equals complex ste
         cpu::swiglu_fwd(ctx, y, gate, up);
         CHECK(near(dense(y), want, 1e-6));
 
-        Tensor dy = random({T, I}, 2, 1, DType::F32, pad), dgate = random({T, I}, 3, 1, DType::F32, pad), dup = random({T, I}, 4);
+        Tensor dy = random({T, I}, 2, 1, DType::F32, pad),
+               dgate = random({T, I}, 3, 1, DType::F32, pad), dup = random({T, I}, 4);
         auto run = [&](const std::vector<Complex>& zg, const std::vector<Complex>& zu) {
           std::vector<Complex> out(n);
           ref::swiglu_fwd(out.data(), zg.data(), zu.data(), n);
           return out;
         };
-        Doubles gg = complex_step(g, dense(dy), [&](auto& z) { return run(z, dense<Complex>(up)); });
-        Doubles gu = complex_step(u, dense(dy), [&](auto& z) { return run(dense<Complex>(gate), z); });
-        Doubles rg(n), ru(n), dys = dense(dy), want_g = sum(dense(dgate), gg), want_u = sum(dense(dup), gu);
+        Doubles gg =
+            complex_step(g, dense(dy), [&](auto& z) { return run(z, dense<Complex>(up)); });
+        Doubles gu =
+            complex_step(u, dense(dy), [&](auto& z) { return run(dense<Complex>(gate), z); });
+        Doubles rg(n), ru(n), dys = dense(dy), want_g = sum(dense(dgate), gg),
+                              want_u = sum(dense(dup), gu);
         ref::swiglu_bwd(rg.data(), ru.data(), dys.data(), g.data(), u.data(), n);
         cpu::swiglu_bwd(ctx, dgate, {}, dy, gate, up);
         cpu::swiglu_bwd(ctx, {}, dup, dy, gate, up);
@@ -130,7 +143,8 @@ TEST_CASE("embed: rows of F32, BF16 and F16 tables; ids that occur twice; unknow
 }
 
 TEST_CASE("gather: the backward is the transpose, duplicates and absent rows included") {
-  Tensor idx = ints({6}, {2, -1, 0, 2, 2, -1}), x = random({4, 21}, 1, 1, DType::F32, 3), y = random({6, 21}, 2, 1, DType::F32, 1);
+  Tensor idx = ints({6}, {2, -1, 0, 2, 2, -1}), x = random({4, 21}, 1, 1, DType::F32, 3),
+         y = random({6, 21}, 2, 1, DType::F32, 1);
   Doubles xs = dense(x), want(6 * 21);
   ref::gather_fwd(want.data(), xs.data(), idx.i32(), 6, 21);
   cpu::gather_fwd(ctx, y, x, idx);
@@ -151,23 +165,30 @@ TEST_CASE("mla_key: joins per-head and shared columns; backward sums the shared 
   for (int64_t T : {1, 3})
     for (int heads : {1, 4})
       for (int64_t P : {1, 6, 17}) {
-        CAPTURE(T); CAPTURE(heads); CAPTURE(P);
+        CAPTURE(T);
+        CAPTURE(heads);
+        CAPTURE(P);
         int64_t R = 5, rows = T * heads;
-        Tensor nope = random({rows, P}, 1, 1, DType::F32, 7), pe = random({T, R}, 2, 1, DType::F32, 3), k = empty({rows, P + R});
+        Tensor nope = random({rows, P}, 1, 1, DType::F32, 7),
+               pe = random({T, R}, 2, 1, DType::F32, 3), k = empty({rows, P + R});
         Doubles want(rows * (P + R)), ns = dense(nope), ps = dense(pe);
         ref::mla_key_fwd(want.data(), ns.data(), ps.data(), rows, heads, P, R);
         cpu::mla_key_fwd(ctx, k, nope, pe, heads);
         CHECK(dense(k) == want);
 
-        Tensor dk = random({rows, P + R}, 3), dnope = random({rows, P}, 4, 1, DType::F32, 7), dpe = random({T, R}, 5, 1, DType::F32, 1);
+        Tensor dk = random({rows, P + R}, 3), dnope = random({rows, P}, 4, 1, DType::F32, 7),
+               dpe = random({T, R}, 5, 1, DType::F32, 1);
         auto run = [&](const std::vector<Complex>& zn, const std::vector<Complex>& zp) {
           std::vector<Complex> out(rows * (P + R));
           ref::mla_key_fwd(out.data(), zn.data(), zp.data(), rows, heads, P, R);
           return out;
         };
-        Doubles gn = complex_step(ns, dense(dk), [&](auto& z) { return run(z, dense<Complex>(pe)); });
-        Doubles gp = complex_step(ps, dense(dk), [&](auto& z) { return run(dense<Complex>(nope), z); });
-        Doubles want_n = sum(dense(dnope), gn), want_p = sum(dense(dpe), gp), rn(ns.size()), rp(ps.size()), dks = dense(dk);
+        Doubles gn =
+            complex_step(ns, dense(dk), [&](auto& z) { return run(z, dense<Complex>(pe)); });
+        Doubles gp =
+            complex_step(ps, dense(dk), [&](auto& z) { return run(dense<Complex>(nope), z); });
+        Doubles want_n = sum(dense(dnope), gn), want_p = sum(dense(dpe), gp), rn(ns.size()),
+                rp(ps.size()), dks = dense(dk);
         ref::mla_key_bwd(rn.data(), rp.data(), dks.data(), rows, heads, P, R);
         cpu::mla_key_bwd(ctx, dnope, {}, dk, heads);
         cpu::mla_key_bwd(ctx, {}, dpe, dk, heads);
@@ -180,11 +201,13 @@ TEST_CASE("mla_key: joins per-head and shared columns; backward sums the shared 
 }
 
 TEST_CASE("element-wise kernels: the same bits for every thread count and instruction set") {
-  Tensor a = random({203, 333}, 1, 4), b = random({203, 333}, 2, 4), d = random({203, 333}, 3), ids = empty({203}, DType::I32);
+  Tensor a = random({203, 333}, 1, 4), b = random({203, 333}, 2, 4), d = random({203, 333}, 3),
+         ids = empty({203}, DType::I32);
   Random r{9};
   for (int t = 0; t < 203; ++t) ids.i32()[t] = static_cast<int32_t>(r.below(10));
   check_bitwise([&] {
-    Tensor y = empty({203, 333}), sum = empty({203, 333}), dg = zeros({203, 333}), du = zeros({203, 333}), dw = zeros({10, 333});
+    Tensor y = empty({203, 333}), sum = empty({203, 333}), dg = zeros({203, 333}),
+           du = zeros({203, 333}), dw = zeros({10, 333});
     cpu::swiglu_fwd(ctx, y, a, b);
     cpu::swiglu_bwd(ctx, dg, du, d, a, b);
     cpu::add_fwd(ctx, sum, a, b);

@@ -29,19 +29,25 @@ TEST_CASE("rope: forward equals the specification, backward equals complex step"
     for (int64_t N : {1, 3})
       for (int64_t D : {2, 6, 32, 70})
         for (bool interleaved : {false, true}) {
-          CAPTURE(T); CAPTURE(N); CAPTURE(D); CAPTURE(interleaved);
+          CAPTURE(T);
+          CAPTURE(N);
+          CAPTURE(D);
+          CAPTURE(interleaved);
           int64_t rows = T * N;
           Angles angle(T, D / 2);
           // As in MLA: the last D columns of wider rows, in and out.
-          Tensor x = random({rows, D + 4}, 1).columns(4, D + 4), y = random({rows, D + 9}, 2).columns(9, D + 9);
+          Tensor x = random({rows, D + 4}, 1).columns(4, D + 4),
+                 y = random({rows, D + 9}, 2).columns(9, D + 9);
           Doubles want(rows * D), xs = dense(x), c = dense(angle.cos), s = dense(angle.sin);
           ref::rope_fwd(want.data(), xs.data(), c.data(), s.data(), rows, N, D, interleaved);
           cpu::rope_fwd(ctx, y, x, angle.cos, angle.sin, interleaved);
           CHECK(near(dense(y), want, 1e-6));
 
-          Tensor dy = random({rows, D}, 3, 1, DType::F32, 2), dx = random({rows, D}, 4, 1, DType::F32, 1);
+          Tensor dy = random({rows, D}, 3, 1, DType::F32, 2),
+                 dx = random({rows, D}, 4, 1, DType::F32, 1);
           Doubles grad = complex_step(xs, dense(dy), [&](auto& z) {
-            std::vector<Complex> out(rows * D), cc = dense<Complex>(angle.cos), cs = dense<Complex>(angle.sin);
+            std::vector<Complex> out(rows * D), cc = dense<Complex>(angle.cos),
+                                                cs = dense<Complex>(angle.sin);
             ref::rope_fwd(out.data(), z.data(), cc.data(), cs.data(), rows, N, D, interleaved);
             return out;
           });

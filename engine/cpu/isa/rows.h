@@ -1,7 +1,8 @@
 #pragma once
-// The loops behind engine/cpu/rows.h, written for the vectoriser: no branch inside, 16 independent lanes in every sum. Included by
-// one file per instruction set; everything is in an unnamed namespace and only headers without shared inline code come in, so
-// that no AVX copy of a function can be picked by the linker for a machine without AVX.
+// The loops behind engine/cpu/rows.h, written for the vectoriser: no branch inside, 16 independent
+// lanes in every sum. Included by one file per instruction set; everything is in an unnamed
+// namespace and only headers without shared inline code come in, so that no AVX copy of a function
+// can be picked by the linker for a machine without AVX.
 
 #include "engine/cpu/fast_math.h"
 #include "engine/cpu/rows_table.h"
@@ -73,7 +74,8 @@ float max(const float* x, int64_t n) {
 }
 
 double exp_sum(float* e, const float* x, float shift, int64_t n) {
-  if (!e) return lane_sum(n, [&](int64_t i) { return static_cast<double>(fast_exp(x[i] - shift)); });
+  if (!e)
+    return lane_sum(n, [&](int64_t i) { return static_cast<double>(fast_exp(x[i] - shift)); });
   return lane_sum(n, [&](int64_t i) { return static_cast<double>(e[i] = fast_exp(x[i] - shift)); });
 }
 
@@ -89,7 +91,8 @@ void norm(float* y, const float* x, const float* w, float r, int64_t n) {
   for (int64_t i = 0; i < n; ++i) y[i] = x[i] * r * w[i];
 }
 
-void norm_grad(float* dx, const float* dy, const float* x, const float* w, float r, float c, int64_t n) {
+void norm_grad(float* dx, const float* dy, const float* x, const float* w, float r, float c,
+               int64_t n) {
   for (int64_t i = 0; i < n; ++i) dx[i] += r * (w[i] * dy[i]) - c * x[i];
 }
 
@@ -115,15 +118,18 @@ void rope_grad_as(float* dx, const float* dy, const float* c, const float* s, in
   }
 }
 
-void rope(float* y, const float* x, const float* c, const float* s, int64_t half, bool interleaved) {
+void rope(float* y, const float* x, const float* c, const float* s, int64_t half,
+          bool interleaved) {
   (interleaved ? rope_as<true> : rope_as<false>)(y, x, c, s, half);
 }
 
-void rope_grad(float* dx, const float* dy, const float* c, const float* s, int64_t half, bool interleaved) {
+void rope_grad(float* dx, const float* dy, const float* c, const float* s, int64_t half,
+               bool interleaved) {
   (interleaved ? rope_grad_as<true> : rope_grad_as<false>)(dx, dy, c, s, half);
 }
 
-void adamw(float* w, float* m, float* v, const float* g, const AdamWConstants& constants, int64_t n) {
+void adamw(float* w, float* m, float* v, const float* g, const AdamWConstants& constants,
+           int64_t n) {
   AdamWConstants k = constants;  // a copy: stores to w must not be seen to change it
   for (int64_t i = 0; i < n; ++i) {
     float d = g[i] * k.grad_scale;
@@ -136,8 +142,8 @@ void adamw(float* w, float* m, float* v, const float* g, const AdamWConstants& c
 }
 
 constexpr RowKernels table(const char* name) {
-  return {name, add, axpy, scale, swiglu, swiglu_grad, sigmoid, max, exp_sum, dot, dot3, norm, norm_grad, mac64, rope, rope_grad,
-          adamw};
+  return {name, add,  axpy, scale,     swiglu, swiglu_grad, sigmoid,   max,  exp_sum,
+          dot,  dot3, norm, norm_grad, mac64,  rope,        rope_grad, adamw};
 }
 
 }  // namespace
