@@ -59,7 +59,7 @@ void run(const Args& a) {
            {"prompt_tokens", ids.size()}, {"completion_tokens", g.ids.size()},
            {"prefill_tokens_per_s", static_cast<double>(ids.size()) / g.prefill_seconds},
            {"decode_tokens_per_s", g.decode_tokens > 0 ? static_cast<double>(g.decode_tokens) / g.decode_seconds : 0.0}, {"peak_bytes", peak_bytes()}};
-    fmt::print("{}\n", j.dump());
+    fmt::print("{}\n", j.dump(-1, ' ', false, Json::error_handler_t::replace));  // a prompt may hold broken UTF-8
   }
 }
 
