@@ -9,7 +9,7 @@ namespace sutor {
 namespace {
 
 constexpr double kWidth = 860;         // of every view box; the page scales it
-constexpr double kChar = 6.7;          // mean advance of the 12 px text, to reserve room for labels
+constexpr double kChar = 7.4;          // a generous mean advance of the 12 px text in any sans-serif, to reserve room for labels
 constexpr size_t kMaxPoints = 1200;    // of a line; longer ones are thinned
 constexpr const char* kPalette[] = {"#2f7de1", "#e0591b", "#2f9e44", "#b34ad0", "#0c9fb0", "#d6336c", "#b58900", "#868e96"};
 
@@ -83,7 +83,8 @@ struct Axis {
     step = raw <= ten ? ten : raw <= 2 * ten ? 2 * ten : raw <= 5 * ten ? 5 * ten : 10 * ten;
     if (whole) step = std::max(1.0, step);
   }
-  void round_out() { lo = std::floor(lo / step) * step, hi = std::ceil(hi / step) * step; }
+  // The slack absorbs rounding: a sum of 1 + 1e-16 needs no tick above 1.
+  void round_out() { lo = std::floor(lo / step + 1e-6) * step, hi = std::ceil(hi / step - 1e-6) * step; }
   std::vector<double> ticks() const {
     std::vector<double> out;
     double first = std::ceil(lo / step - 1e-6);
@@ -232,10 +233,10 @@ std::string draw(const HeatMap& m) {
       std::string value = ok ? fmt::format("{:.{}f}", v, m.decimals) : "\u2013";
       s += fmt::format("<rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"{:.1f}\" fill=\"#1f63c6\" fill-opacity=\"{:.3f}\"><title>{}, {}: {}</title></rect>\n",
                        x, y, w - 1, h - 1, 0.05 + 0.95 * share, escape_xml(m.rows[r]), escape_xml(m.columns[c]), value);
-      // White on strong cells in either scheme, else the page's text colour.
+      // White on strong cells, else the page's text colour: contrast >= 3.9 in either scheme.
       if (font >= 7.5)
         s += text(x + (w - 1) / 2, y + h / 2 + font * 0.36, "middle", value,
-                  fmt::format("font-size=\"{:.1f}\" pointer-events=\"none\"{}", font, share > 0.5 ? " fill=\"#fff\"" : ""));
+                  fmt::format("font-size=\"{:.1f}\" pointer-events=\"none\"{}", font, share > 0.75 ? " fill=\"#fff\"" : ""));
     }
   }
   size_t every = slanted ? 1 : static_cast<size_t>(std::ceil((widest(columns) + 3) / w));  // not every label fits under narrow cells
