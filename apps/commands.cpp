@@ -3,7 +3,7 @@
 namespace sutor {
 
 const std::vector<const Command*>& commands() {
-  static const std::vector<const Command*> all{&kScore, &kSelect, &kTrain, &kMerge, &kGenerate, &kTrace, &kTokenize, &kInspect, &kInit, &kEnv};
+  static const std::vector<const Command*> all{&kScore, &kSelect, &kTrain, &kMerge, &kGenerate, &kTrace, &kTokenize, &kInspect, &kInit, &kEnv, &kDemoData};
   return all;
 }
 

@@ -42,7 +42,7 @@ void run(const Args& a) {
   }
   for (const std::string& prompt : prompts) {
     bool stream = !a.on("json") && a.given("prompt");
-    StreamDecoder decoder(tok);
+    StreamDecoder decoder(tok, true);
     std::vector<int32_t> ids = tok.encode(prompt);
     Generation g = generate(ctx, *model, ids, a.num("max-tokens"), eos, opt, [&](int32_t id) {
       if (stream) {

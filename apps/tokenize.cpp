@@ -30,7 +30,7 @@ void run(const Args& a) {
       check(j.is_array(), "{}: not a list of ids", where);
       std::vector<int32_t> ids;
       for (const Json& v : j) {
-        check(v.is_number_integer() && v.get<int64_t>() >= 0 && v.get<int64_t>() < tok.size(), "{}: id {} of a vocabulary of {}", where, v.dump(), tok.size());
+        check(v.is_number_integer() && v.get<int64_t>() >= 0 && v.get<int64_t>() < tok.vocab_size(), "{}: id {} of a vocabulary of {}", where, v.dump(), tok.vocab_size());
         ids.push_back(v.get<int32_t>());
       }
       fmt::print("{}\n", Json(tok.decode(ids)).dump());

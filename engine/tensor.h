@@ -43,7 +43,8 @@ struct Tensor {
   // Typed pointer to the first element; throws when the dtype differs.
   template <class T>
   T* as() const {
-    check(dtype == dtype_of<T>(), "tensor {} is {}, asked for as {}", to_string(shape), name_of(dtype), name_of(dtype_of<T>()));
+    if (dtype != dtype_of<T>()) [[unlikely]]  // not check(): its arguments would be built on every call
+      fail("tensor {} is {}, asked for as {}", to_string(shape), name_of(dtype), name_of(dtype_of<T>()));
     return reinterpret_cast<T*>(data);
   }
   float* f32() const { return as<float>(); }

@@ -1,5 +1,6 @@
 #include "io/chat.h"
 
+#include <ctime>
 #include <filesystem>
 
 #include "io/file.h"
@@ -35,7 +36,7 @@ std::string ChatTemplate::render(const std::vector<Message>& messages, bool add_
   v["messages"] = Json::array();
   for (const Message& m : messages) v["messages"].push_back({{"role", m.role}, {"content", m.content}});
   v["add_generation_prompt"] = add_generation_prompt;
-  return jinja::render(source_, v);
+  return jinja::render(source_, v, std::time(nullptr));
 }
 
 std::vector<ChatPart> ChatTemplate::parts(const std::vector<Message>& messages) const {

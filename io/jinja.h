@@ -1,12 +1,26 @@
 #pragma once
-// A small strict Jinja: what chat templates use, rendered as transformers renders them (trim_blocks, lstrip_blocks, an immutable
-// sandbox). What is not known is an error with its template line. Templates come with models and are not trusted: output, steps and
-// nesting are capped.
+// A small strict Jinja for chat templates, with trim_blocks and lstrip_blocks on. What it does not know is an error.
 
-#include "io/json.h"
+#include <cstddef>
+#include <ctime>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <nlohmann/json.hpp>
 
 namespace sutor::jinja {
 
-std::string render(const std::string& source, const Json& variables);
+using Json = nlohmann::ordered_json;
+
+struct Rendered {
+  std::string text;
+  std::vector<std::pair<size_t, size_t>> generation;  // byte spans [begin, end) of {% generation %} blocks
+};
+
+// `now` is what strftime_now() prints (UTC).
+Rendered render_spans(std::string_view template_text, const Json& variables, std::time_t now = 0);
+std::string render(std::string_view template_text, const Json& variables, std::time_t now = 0);
 
 }  // namespace sutor::jinja

@@ -190,7 +190,7 @@ void Tokenizer::Impl::load_spm(const std::string& path) {
 
 void Tokenizer::Impl::load_config(const std::string& folder) {
   std::string path = folder + "/tokenizer_config.json";
-  bool add_bos = true, add_eos = false;
+  bool add_bos = true, add_eos = false, llama = spm != nullptr;
   if (std::filesystem::exists(path)) {
     Json j = parse(path);
     Where w{path, ""};
@@ -210,10 +210,13 @@ void Tokenizer::Impl::load_config(const std::string& folder) {
       }
     bos = token("bos_token", bos), eos = token("eos_token", eos);
     add_bos = bool_or(j, "add_bos_token", true, w), add_eos = bool_or(j, "add_eos_token", false, w);
+    // LlamaTokenizerFast rebuilds the file's post-processor from these two; other classes keep it.
+    std::string cls = j.contains("tokenizer_class") && j["tokenizer_class"].is_string() ? j["tokenizer_class"].get<std::string>() : "";
+    if (cls == "LlamaTokenizerFast" || cls == "LlamaTokenizer") llama = true, before.clear(), after.clear();
     check(!spm || bool_or(j, "legacy", true, w), "{}: legacy: false is not supported without tokenizer.json", path);
   }
-  if (spm && add_bos && bos >= 0) before = {bos};
-  if (spm && add_eos && eos >= 0) after = {eos};
+  if (llama && add_bos && bos >= 0) before = {bos};
+  if (llama && add_eos && eos >= 0) after = {eos};
 }
 
 Tokenizer Tokenizer::load(const std::string& folder) {

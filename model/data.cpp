@@ -43,7 +43,7 @@ std::vector<Example> encode_rows(const DataSet& data, const std::string& file, c
     if (!r.messages.empty()) {
       out.push_back(chat ? encode_template(r, tok, *chat) : encode_esft(r, tok));
     } else if (!r.ids.empty()) {
-      for (int32_t id : r.ids) check(id < tok.size(), "{}:{}: id {} of a vocabulary of {}", file, r.line, id, tok.size());
+      for (int32_t id : r.ids) check(id < tok.vocab_size(), "{}:{}: id {} of a vocabulary of {}", file, r.line, id, tok.vocab_size());
       out.push_back({r.ids, r.labels});
     } else {
       Example e;

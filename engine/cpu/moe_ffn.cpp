@@ -106,8 +106,8 @@ void moe_ffn_fwd(Ctx& ctx, Tensor y, Tensor gate, Tensor up, Tensor x, Tensor we
     });
   }
   int64_t pairs = plan.tokens * plan.top_k;
-  if (any_small) f.act = empty({pairs, plan.inter});
-  f.rows = empty({pairs, plan.hidden});
+  if (any_small) f.act = temporary({pairs, plan.inter});
+  f.rows = temporary({pairs, plan.hidden});
   auto all = [](int64_t) { return true; };
   int64_t step_bytes = 2048, h_bytes = steps_of(mk, plan.hidden) * step_bytes, i_bytes = steps_of(mk, plan.inter) * step_bytes;
   for_units(plan.units(plan.inter, group_of(panels_of(plan.inter), 2 * h_bytes, plan.active), all),

@@ -16,7 +16,7 @@ struct Transposed {
   int64_t line_panels;
   const std::vector<int64_t>* before;  // [E+1] steps of trainable experts before e
   Transposed(int64_t lines, const std::vector<int64_t>& steps) : line_panels(panels_of(lines)), before(&steps) {
-    memory = empty({line_panels * steps.back() * 2048}, DType::U8);
+    memory = temporary({line_panels * steps.back() * 2048}, DType::U8);
   }
   int64_t steps(int64_t e) const { return (*before)[e + 1] - (*before)[e]; }
   char* at(int64_t e, int64_t panel) const {
@@ -50,7 +50,7 @@ void moe_ffn_bwd(Ctx& ctx, Tensor dx, Tensor dweight, ExpertWeights* dw, Tensor 
   Panels dgp, dup;
   if (dx) dgp = make_panels(mk, plan.panels(), inter), dup = make_panels(mk, plan.panels(), inter);
   Transposed dgt(inter, steps), dut(inter, steps), wat(inter, steps);
-  Tensor dots = empty({plan.tokens * plan.top_k, panels_of(inter)});
+  Tensor dots = temporary({plan.tokens * plan.top_k, panels_of(inter)});
   for_units(plan.units(inter, group_of(panels_of(inter), h_bytes, plan.active), all), [&](const MoeUnit& u) {
     int64_t e = u.expert, n = plan.count(e), base = plan.first(e);
     const char* p2 = pack_group(mk, 0, rows_of(w.down[e]), true, inter, hidden, u.first, u.count, true);
@@ -91,7 +91,7 @@ void moe_ffn_bwd(Ctx& ctx, Tensor dx, Tensor dweight, ExpertWeights* dw, Tensor 
 
   if (dx) {
     dyp = {};
-    Tensor rows = empty({plan.tokens * plan.top_k, hidden});
+    Tensor rows = temporary({plan.tokens * plan.top_k, hidden});
     for_units(plan.units(hidden, group_of(panels_of(hidden), 2 * i_bytes, plan.active), all), [&](const MoeUnit& u) {
       int64_t e = u.expert, n = plan.count(e), base = plan.first(e);
       const char* p1 = pack_group(mk, 0, rows_of(w.gate[e]), true, hidden, inter, u.first, u.count, true);

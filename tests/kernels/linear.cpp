@@ -1,5 +1,5 @@
 // linear against engine/ref/linear.h: every instruction set, weight type, remainder, stride; gradients of the reference by complex
-// step; thread counts. The complex-step test failed on a reference with dx and dw exchanged before it passed.
+// step; thread counts. The complex-step test failed on a reference whose dx was built from x instead of w.
 
 #include "engine/ref/linear.h"
 

@@ -93,7 +93,9 @@ template <class V, bool kRound, class S, int M>
 inline void dot_rows(float* out, int64_t ld_out, const S* const* w, int64_t n_rows, const float* x, int64_t ldx,
                      int64_t k) {
   typename V::V acc[4][M];
+#pragma GCC unroll 4
   for (int r = 0; r < 4; ++r)
+#pragma GCC unroll 4
     for (int m = 0; m < M; ++m) acc[r][m] = V::zero();
   int64_t i = 0;
   for (; i + V::kW <= k; i += V::kW) {
@@ -108,8 +110,11 @@ inline void dot_rows(float* out, int64_t ld_out, const S* const* w, int64_t n_ro
       for (int m = 0; m < M; ++m) acc[r][m] = V::fma(wv, xv[m], acc[r][m]);
     }
   }
-  for (int64_t r = 0; r < n_rows; ++r)
+#pragma GCC unroll 4
+  for (int64_t r = 0; r < 4; ++r)  // constant indices, or the sums would live in memory
+#pragma GCC unroll 4
     for (int m = 0; m < M; ++m) {
+      if (r >= n_rows) continue;
       float s = V::sum(acc[r][m]);
       for (int64_t j = i; j < k; ++j)
         s += (kRound ? float_of(rounded(widen(w[r][j]))) : widen(w[r][j])) * x[m * ldx + j];
