@@ -1,7 +1,8 @@
 #pragma once
-// Charts as inline SVG text: lines with axes, a legend and bands; heat maps with values; horizontal bars. No scripts, no external
-// resources, no ids. Colours are mid-tones readable on white and on black; text takes the page's colour (currentColor). Every
-// chart is role="img" with a <title>; heat-map cells and bars carry one each. Test: tests/report.cpp.
+// Charts as inline SVG text: lines with axes, a legend and bands; heat maps with values; horizontal
+// bars. No scripts, no external resources, no ids. Colours are mid-tones readable on white and on
+// black; text takes the page's colour (currentColor). Every chart is role="img" with a <title>;
+// heat-map cells and bars carry one each. Test: tests/report.cpp.
 
 #include <string>
 #include <string_view>
@@ -10,14 +11,15 @@
 
 namespace sutor {
 
-// For text and quoted attributes of XML and HTML; control characters and bytes that are no UTF-8 become U+FFFD.
+// For text and quoted attributes of XML and HTML; control characters and bytes that are no UTF-8
+// become U+FFFD.
 std::string escape_xml(std::string_view text);
 
 struct ChartLine {
-  std::string name;                             // "" = not in the legend
+  std::string name;                               // "" = not in the legend
   std::vector<std::pair<double, double>> points;  // a non-finite y interrupts the line
   std::vector<std::pair<double, double>> band;    // per point: low, high (shaded); or empty
-  int color = 0;                                // index into the palette, any number
+  int color = 0;                                  // index into the palette, any number
   bool dashed = false;
   bool faint = false;  // thin and translucent, for one of many
 };

@@ -1,4 +1,5 @@
-// The authors' published artefacts (deepseek-ai/ESFT results/): routing logs -> scores -> configs, exactly.
+// The authors' published artefacts (deepseek-ai/ESFT results/): routing logs -> scores -> configs,
+// exactly.
 #include "model/esft.h"
 
 #include <doctest/doctest.h>
@@ -20,16 +21,20 @@ TEST_CASE("esft: published routing logs give the published scores and configs") 
     std::string temp = "build/test-esft", golden = "tests/goldens/esft/" + task;
     std::filesystem::create_directories(temp);
     REQUIRE(std::system(("tar -xJf " + golden + ".tar.xz -C " + temp).c_str()) == 0);
-    Scores own = scores_from_raw(temp + "/" + task, 6, 64), published = read_scores(golden + ".scores.json");
+    Scores own = scores_from_raw(temp + "/" + task, 6, 64),
+           published = read_scores(golden + ".scores.json");
     REQUIRE(own.token.size() == 26);
     for (auto [a, b] : {std::pair{&own.token, &published.token}, {&own.gate, &published.gate}})
       for (const auto& [layer, v] : *b)
-        for (size_t e = 0; e < v.size(); ++e) CHECK(std::abs((*a).at(layer)[e] - v[e]) <= 5.0001e-5);
+        for (size_t e = 0; e < v.size(); ++e)
+          CHECK(std::abs((*a).at(layer)[e] - v[e]) <= 5.0001e-5);
     std::string file = temp + "/scores.json";
     write_scores(file, own);
-    ExpertConfig selected = select_experts(read_scores(file).token, 0.2), config = read_expert_config(golden + ".config.json");
+    ExpertConfig selected = select_experts(read_scores(file).token, 0.2),
+                 config = read_expert_config(golden + ".config.json");
     CHECK(selected.experts == config.experts);
-    CHECK(read_file(file) == read_file(golden + ".scores.json"));  // every byte, from logs or read and written again
+    CHECK(read_file(file) ==
+          read_file(golden + ".scores.json"));  // every byte, from logs or read and written again
     write_scores(file, published);
     CHECK(read_file(file) == read_file(golden + ".scores.json"));
     CHECK(to_json(selected) == read_file(golden + ".config.json"));
@@ -53,9 +58,12 @@ TEST_CASE("esft: pooled, per sample, normalised") {
   };
   near(run(false, false).token.at(7), {3 / 8.0, 2 / 8.0, 3 / 8.0, 0});
   near(run(false, false).gate.at(7), {1 / 4.0, 0.5 / 4, 0.625 / 4, 0});
-  near(run(true, false).token.at(7), {(1 / 2.0 + 2 / 6.0) / 2, (1 / 2.0 + 1 / 6.0) / 2, (3 / 6.0) / 2, 0});
-  near(run(true, false).gate.at(7), {(0.5 + 0.5 / 3) / 2, (0.25 + 0.25 / 3) / 2, (0.625 / 3) / 2, 0});
-  near(run(false, true).gate.at(7), {(2 / 3.0 + 0.5) / 4, (1 / 3.0 + 2 / 3.0) / 4, (1 / 3.0 + 0.5) / 4, 0});  // a token without weight adds none
+  near(run(true, false).token.at(7),
+       {(1 / 2.0 + 2 / 6.0) / 2, (1 / 2.0 + 1 / 6.0) / 2, (3 / 6.0) / 2, 0});
+  near(run(true, false).gate.at(7),
+       {(0.5 + 0.5 / 3) / 2, (0.25 + 0.25 / 3) / 2, (0.625 / 3) / 2, 0});
+  near(run(false, true).gate.at(7), {(2 / 3.0 + 0.5) / 4, (1 / 3.0 + 2 / 3.0) / 4,
+                                     (1 / 3.0 + 0.5) / 4, 0});  // a token without weight adds none
   const int32_t bad[] = {0, 4};
   ScoreAccumulator acc(4, 2, false);
   CHECK_THROWS_AS(acc.add(7, bad, w, 1), Error);
@@ -103,20 +111,27 @@ TEST_CASE("esft: what a routing log may not say") {
       {"0\t1\t\t0.5\tnan\n", ":1: weight 2 is nan, not a finite number"},
       {"0\t1\t\t0.5\tinf\n", ":1: weight 2 is inf, not a finite number"},
       {"0\t1\t\t0.5\t-0.25\n", ":1: weight 2 is -0.25, not a finite number"},
-      {"0\t1\t\t0.5\t0.25\n0\t1\t\t0.5\t0.25\n", "2 samples, build/test-raw/expert_weights_1.txt has 1"},
-      {"0\t1\t2\t3\t\t0.5\t0.5\t0.5\t0.5\n", ":1: 2 tokens, build/test-raw/expert_weights_1.txt has 1 there"},
+      {"0\t1\t\t0.5\t0.25\n0\t1\t\t0.5\t0.25\n",
+       "2 samples, build/test-raw/expert_weights_1.txt has 1"},
+      {"0\t1\t2\t3\t\t0.5\t0.5\t0.5\t0.5\n",
+       ":1: 2 tokens, build/test-raw/expert_weights_1.txt has 1 there"},
   };
-  for (auto& t : table) CHECK_MESSAGE(error(t.text).find(t.expected) != std::string::npos, t.expected << " / " << error(t.text));
-  for (const char* name : {"expert_weights_x.txt", "expert_weights_01.txt", "expert_weights_.txt", "expert_weights_-1.txt", "expert_weights_1.tx"}) {
+  for (auto& t : table)
+    CHECK_MESSAGE(error(t.text).find(t.expected) != std::string::npos,
+                  t.expected << " / " << error(t.text));
+  for (const char* name : {"expert_weights_x.txt", "expert_weights_01.txt", "expert_weights_.txt",
+                           "expert_weights_-1.txt", "expert_weights_1.tx"}) {
     error("0\t1\t\t0.5\t0.25\n");
     write_file_atomic(dir + "/" + name, "0\t1\t\t0.5\t0.25\n");
-    CHECK_THROWS_WITH_AS(scores_from_raw(dir, 2, 4), (dir + ": " + name + " is not expert_weights_<layer>.txt").c_str(), Error);
+    CHECK_THROWS_WITH_AS(scores_from_raw(dir, 2, 4),
+                         (dir + ": " + name + " is not expert_weights_<layer>.txt").c_str(), Error);
   }
 }
 
 TEST_CASE("esft: what a file of scores may not say") {
   auto error = [](const std::string& row) {
-    write_file_atomic("build/test-scores.json", "{\"token_scores\":{" + row + "},\"gate_scores\":{" + row + "}}");
+    write_file_atomic("build/test-scores.json",
+                      "{\"token_scores\":{" + row + "},\"gate_scores\":{" + row + "}}");
     try {
       read_scores("build/test-scores.json");
     } catch (const Error& e) {
@@ -128,8 +143,10 @@ TEST_CASE("esft: what a file of scores may not say") {
   CHECK(error("").find("token_scores has no layers") != std::string::npos);
   CHECK(error(R"("x":{"0":0.5})").find("token_scores.x: not a layer") != std::string::npos);
   CHECK(error(R"("1":{})").find("token_scores.1: not a layer") != std::string::npos);
-  CHECK(error(R"("1":{"0":0.5,"2":0.5})").find("token_scores.1.2: not an expert of 0..1") != std::string::npos);
-  CHECK(error(R"("1":{"0":0.5,"00":0.5})").find("token_scores.1.00: not an expert") != std::string::npos);
+  CHECK(error(R"("1":{"0":0.5,"2":0.5})").find("token_scores.1.2: not an expert of 0..1") !=
+        std::string::npos);
+  CHECK(error(R"("1":{"0":0.5,"00":0.5})").find("token_scores.1.00: not an expert") !=
+        std::string::npos);
   CHECK(error(R"("1":{"0":"0.5"})").find("is not a score") != std::string::npos);
   CHECK(error(R"("1":{"0":-0.5})").find("-0.5 is not a score") != std::string::npos);
 }
@@ -160,16 +177,25 @@ TEST_CASE("esft: random experts, as many per layer, the same for the same seed")
 
 TEST_CASE("esft: names of what trains") {
   CHECK(trainable_globs({{{3, {17, 2}}, {11, {}}}, false, false}) ==
-        std::vector<std::string>{"model.layers.3.mlp.experts.17.*", "model.layers.3.mlp.experts.2.*"});
-  CHECK(trainable_globs({{}, true, false}) == std::vector<std::string>{"model.layers.*.mlp.shared_experts.*"});
+        std::vector<std::string>{"model.layers.3.mlp.experts.17.*",
+                                 "model.layers.3.mlp.experts.2.*"});
+  CHECK(trainable_globs({{}, true, false}) ==
+        std::vector<std::string>{"model.layers.*.mlp.shared_experts.*"});
   // As the authors' to_esft: everything that is no routed and no shared expert.
   std::vector<std::string> globs = trainable_globs({{}, false, true});
-  auto trains = [&](const char* name) { return std::any_of(globs.begin(), globs.end(), [&](auto& g) { return glob_match(g, name); }); };
-  for (const char* name : {"model.embed_tokens.weight", "lm_head.weight", "model.norm.weight", "model.layers.0.mlp.gate_proj.weight", "model.layers.0.mlp.up_proj.weight",
-                           "model.layers.0.mlp.down_proj.weight", "model.layers.1.mlp.gate.weight", "model.layers.1.self_attn.kv_a_layernorm.weight",
-                           "model.layers.1.self_attn.q_proj.weight", "model.layers.1.input_layernorm.weight", "model.layers.1.post_attention_layernorm.weight"})
+  auto trains = [&](const char* name) {
+    return std::any_of(globs.begin(), globs.end(), [&](auto& g) { return glob_match(g, name); });
+  };
+  for (const char* name :
+       {"model.embed_tokens.weight", "lm_head.weight", "model.norm.weight",
+        "model.layers.0.mlp.gate_proj.weight", "model.layers.0.mlp.up_proj.weight",
+        "model.layers.0.mlp.down_proj.weight", "model.layers.1.mlp.gate.weight",
+        "model.layers.1.self_attn.kv_a_layernorm.weight", "model.layers.1.self_attn.q_proj.weight",
+        "model.layers.1.input_layernorm.weight", "model.layers.1.post_attention_layernorm.weight"})
     CHECK_MESSAGE(trains(name), name);
-  for (const char* name : {"model.layers.1.mlp.experts.0.gate_proj.weight", "model.layers.1.mlp.experts.3.down_proj.weight", "model.layers.1.mlp.shared_experts.up_proj.weight"})
+  for (const char* name : {"model.layers.1.mlp.experts.0.gate_proj.weight",
+                           "model.layers.1.mlp.experts.3.down_proj.weight",
+                           "model.layers.1.mlp.shared_experts.up_proj.weight"})
     CHECK_MESSAGE(!trains(name), name);
 }
 
