@@ -193,7 +193,7 @@ std::string draw(const LineChart& c) {
     legend += text(lx + 30, ly, "start", name);
     lx += w;
   }
-  double top = legend.empty() ? 34 : ly + 16, left = 64, right = kWidth - 12, bottom = top + 270;
+  double top = legend.empty() ? 34 : ly + 16, left = 64, right = kWidth - 24, bottom = top + 270;
   auto px = [&](double v) { return left + (v - x.lo) / (x.hi - x.lo) * (right - left); };
   auto py = [&](double v) { return bottom - (v - y.lo) / (y.hi - y.lo) * (bottom - top); };
 
