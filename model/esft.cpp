@@ -13,7 +13,9 @@
 namespace sutor {
 namespace fs = std::filesystem;
 
-void ScoreAccumulator::add(int layer, const int32_t* ids, const float* weights, int64_t tokens, bool normalize) {
+template <class W>
+void ScoreAccumulator::add(int layer, const int32_t* ids, const W* weights, int64_t tokens,
+                           bool normalize) {
   if (tokens == 0) return;
   Layer& l = layers_[layer];
   l.count.resize(experts_);
@@ -27,12 +29,15 @@ void ScoreAccumulator::add(int layer, const int32_t* ids, const float* weights, 
       int32_t e = ids[t * top_k_ + k];
       check(e >= 0 && e < experts_, "layer {}: expert {} of {}", layer, e, experts_);
       l.count[e] += unit;
-      l.weight[e] += unit * weights[t * top_k_ + k] / (normalize ? sum : 1.0);
+      l.weight[e] += unit * weights[t * top_k_ + k] / (normalize && sum > 0 ? sum : 1.0);
     }
   }
   l.tokens += tokens;
   ++l.samples;
 }
+
+template void ScoreAccumulator::add(int, const int32_t*, const float*, int64_t, bool);
+template void ScoreAccumulator::add(int, const int32_t*, const double*, int64_t, bool);
 
 Scores ScoreAccumulator::scores() const {
   Scores s;
@@ -51,35 +56,73 @@ namespace {
 
 constexpr std::string_view kRaw = "expert_weights_";
 
+// The whole of `text` as a number in its one usual spelling: no sign of plus, no leading zeros, no
+// blanks.
 template <class T>
-std::vector<T> numbers(std::string_view text, const std::string& where) {
+bool parse_whole(std::string_view text, T& v) {
+  auto [end, ec] = std::from_chars(text.data(), text.data() + text.size(), v);
+  if (ec != std::errc() || end != text.data() + text.size()) return false;
+  if constexpr (std::is_integral_v<T>) return fmt::format("{}", v) == text;
+  return true;
+}
+
+template <class T>
+std::vector<T> numbers(std::string_view text, const std::string& where, const char* what) {
   std::vector<T> out;
-  const char *p = text.data(), *end = p + text.size();
-  while (p < end) {
+  for (size_t from = 0; from <= text.size();) {
+    size_t tab = std::min(text.find('\t', from), text.size());
+    std::string_view item = text.substr(from, tab - from);
     T v{};
-    auto [next, ec] = std::from_chars(p, end, v);
-    check(ec == std::errc() && (next == end || *next == '\t'), "{}: '{}' is not a number", where, std::string(p, std::min(end, p + 12)));
+    check(parse_whole(item, v), "{}: {} {} is '{}', not a number", where, what, out.size() + 1,
+          item.substr(0, 20));
     out.push_back(v);
-    p = next == end ? next : next + 1;
+    from = tab + 1;
   }
   return out;
 }
 
-void read_raw_layer(const std::string& file, int layer, int top_k, ScoreAccumulator& acc) {
+// round(x, 4) and repr() of Python: at most 4 decimals, at least one, no trailing zeros ("0.026",
+// "0.0").
+std::string four_decimals(double x) {
+  std::string s = fmt::format("{:.4f}", x);
+  while (s.back() == '0' && s[s.size() - 2] != '.') s.pop_back();
+  return s;
+}
+
+// Returns how many tokens each sample had: all layers must agree.
+std::vector<int64_t> read_raw_layer(const std::string& file, int layer, int top_k, int experts,
+                                    ScoreAccumulator& acc) {
   std::string text = read_file(file);
+  check(!text.empty(), "{}: is empty", file);
   std::string_view rest = text;
-  for (int line = 1; !rest.empty(); ++line) {
-    std::string where = fmt::format("{}:{}", file, line);
+  std::vector<int64_t> samples;
+  while (!rest.empty()) {
+    std::string where = fmt::format("{}:{}", file, samples.size() + 1);
     size_t eol = rest.find('\n');
+    check(eol != std::string_view::npos, "{}: the last line has no end: is the file cut off?",
+          where);
     std::string_view row = rest.substr(0, eol);
-    rest = eol == std::string_view::npos ? std::string_view{} : rest.substr(eol + 1);
+    rest = rest.substr(eol + 1);
     size_t mid = row.find("\t\t");
     check(mid != std::string_view::npos, "{}: no two tabs between ids and weights", where);
-    auto ids = numbers<int32_t>(row.substr(0, mid), where);
-    auto weights = numbers<float>(row.substr(mid + 2), where);
-    check(ids.size() == weights.size() && ids.size() % top_k == 0, "{}: {} ids and {} weights for top-{}", where, ids.size(), weights.size(), top_k);
-    acc.add(layer, ids.data(), weights.data(), static_cast<int64_t>(ids.size()) / top_k);
+    auto ids = numbers<int32_t>(row.substr(0, mid), where, "id");
+    auto weights = numbers<double>(row.substr(mid + 2), where, "weight");
+    check(ids.size() == weights.size() && ids.size() % top_k == 0,
+          "{}: {} ids and {} weights for top-{}", where, ids.size(), weights.size(), top_k);
+    for (size_t i = 0; i < ids.size(); ++i) {
+      check(ids[i] >= 0 && ids[i] < experts, "{}: id {} is {}, not in 0..{}", where, i + 1, ids[i],
+            experts - 1);
+      check(std::isfinite(weights[i]) && weights[i] >= 0,
+            "{}: weight {} is {}, not a finite number >= 0", where, i + 1, weights[i]);
+      size_t first = i - i % top_k;
+      check(std::find(ids.begin() + first, ids.begin() + i, ids[i]) == ids.begin() + i,
+            "{}: token {} has expert {} twice: is top-k not {}?", where, i / top_k + 1, ids[i],
+            top_k);
+    }
+    samples.push_back(static_cast<int64_t>(ids.size()) / top_k);
+    acc.add(layer, ids.data(), weights.data(), samples.back());
   }
+  return samples;
 }
 
 LayerScores read_layers(const Json& j, const char* key, const std::string& path) {
@@ -87,15 +130,16 @@ LayerScores read_layers(const Json& j, const char* key, const std::string& path)
   check(j.contains(key) && j[key].is_object(), "{}: {} is missing or no object", path, key);
   for (const auto& [layer, row] : j[key].items()) {
     int l = -1;
-    auto [end, ec] = std::from_chars(layer.data(), layer.data() + layer.size(), l);
-    check(ec == std::errc() && end == layer.data() + layer.size() && l >= 0 && row.is_object(), "{}: {}.{}: not a layer of scores", path, key, layer);
+    check(parse_whole(layer, l) && l >= 0 && row.is_object() && !row.empty(),
+          "{}: {}.{}: not a layer of scores", path, key, layer);
     auto& v = out[l];
     v.assign(row.size(), -1.0);
     for (const auto& [expert, x] : row.items()) {
       size_t e = 0;
-      auto [stop, err] = std::from_chars(expert.data(), expert.data() + expert.size(), e);
-      check(err == std::errc() && stop == expert.data() + expert.size() && e < v.size() && x.is_number(), "{}: {}.{}.{}: not an expert's score",
-            path, key, layer, expert);
+      check(parse_whole(expert, e) && e < v.size(), "{}: {}.{}.{}: not an expert of 0..{}", path,
+            key, layer, expert, v.size() - 1);
+      check(x.is_number() && std::isfinite(x.get<double>()) && x.get<double>() >= 0,
+            "{}: {}.{}.{}: {} is not a score >= 0", path, key, layer, expert, x.dump());
       v[e] = x.get<double>();
     }
   }
@@ -107,33 +151,66 @@ LayerScores read_layers(const Json& j, const char* key, const std::string& path)
 
 Scores scores_from_raw(const std::string& dir, int top_k, int experts, bool per_sample) {
   check(fs::is_directory(dir), "{}: no such folder", dir);
+  check(top_k >= 1 && experts >= top_k, "top-k {} of {} experts", top_k, experts);
   ScoreAccumulator acc(experts, top_k, per_sample);
-  int layers = 0;
+  std::map<int, std::string> files;
   for (const auto& e : fs::directory_iterator(dir)) {
     std::string name = e.path().filename().string();
-    if (!name.starts_with(kRaw) || !name.ends_with(".txt")) continue;
+    if (!name.starts_with(kRaw)) continue;  // the published folders also hold summary.json
     int layer = -1;
-    auto [end, ec] = std::from_chars(name.data() + kRaw.size(), name.data() + name.size() - 4, layer);
-    check(ec == std::errc() && *end == '.', "{}: {} is not expert_weights_<layer>.txt", dir, name);
-    read_raw_layer(e.path().string(), layer, top_k, acc);
-    ++layers;
+    check(name.ends_with(".txt") &&
+              parse_whole(std::string_view(name).substr(kRaw.size(), name.size() - kRaw.size() - 4),
+                          layer) &&
+              layer >= 0,
+          "{}: {} is not expert_weights_<layer>.txt", dir, name);
+    files[layer] = e.path().string();
   }
-  check(layers > 0, "{}: no expert_weights_<layer>.txt", dir);
+  check(!files.empty(), "{}: no expert_weights_<layer>.txt", dir);
+  std::vector<int64_t> first;
+  for (const auto& [layer, file] : files) {
+    std::vector<int64_t> samples = read_raw_layer(file, layer, top_k, experts, acc);
+    if (first.empty()) first = samples;
+    check(samples.size() == first.size(), "{}: {} samples, {} has {}", file, samples.size(),
+          files.begin()->second, first.size());
+    for (size_t i = 0; i < samples.size(); ++i)
+      check(samples[i] == first[i], "{}:{}: {} tokens, {} has {} there", file, i + 1, samples[i],
+            files.begin()->second, first[i]);
+  }
   return acc.scores();
 }
 
+std::string raw_line(const int32_t* ids, const float* weights, int64_t n) {
+  std::string s;
+  for (int64_t i = 0; i < n; ++i) s += fmt::format("{}\t", ids[i]);
+  for (int64_t i = 0; i < n; ++i) s += '\t' + four_decimals(weights[i]);
+  return s + '\n';
+}
+
+namespace {
+
+// {"1": item, "10": item, "2": item}: layers in the order of their text, ", " and ": " between, as
+// Python's json.dumps wrote them.
+template <class V>
+std::string layers_json(const std::map<int, V>& layers, auto item) {
+  std::map<std::string, const V*> sorted;
+  for (const auto& [layer, v] : layers) sorted[std::to_string(layer)] = &v;
+  std::string s;
+  for (const auto& [layer, v] : sorted)
+    s += fmt::format("{}\"{}\": {}", s.empty() ? "{" : ", ", layer, item(*v));
+  return s.empty() ? "{}" : s + "}";
+}
+
+}  // namespace
+
 void write_scores(const std::string& path, const Scores& scores) {
-  Json j;
-  auto put = [&](const char* key, const LayerScores& s) {
-    Json& out = j[key] = Json::object();
-    for (const auto& [layer, v] : s) {
-      Json& row = out[std::to_string(layer)] = Json::object();
-      for (size_t e = 0; e < v.size(); ++e) row[std::to_string(e)] = std::stod(fmt::format("{:.4f}", v[e]));
-    }
+  auto row = [](const std::vector<double>& v) {
+    std::string s;
+    for (size_t e = 0; e < v.size(); ++e)
+      s += fmt::format("{}\"{}\": {}", e ? ", " : "", e, four_decimals(v[e]));
+    return "{" + s + "}";
   };
-  put("token_scores", scores.token);
-  put("gate_scores", scores.gate);
-  write_file_atomic(path, j.dump(4) + "\n");
+  write_file_atomic(path, "{\"token_scores\": " + layers_json(scores.token, row) +
+                              ", \"gate_scores\": " + layers_json(scores.gate, row) + "}");
 }
 
 Scores read_scores(const std::string& path) {
@@ -142,6 +219,7 @@ Scores read_scores(const std::string& path) {
 }
 
 ExpertConfig select_experts(const LayerScores& scores, double top_p) {
+  check(top_p >= 0, "top-p is {}, not a number >= 0", top_p);
   ExpertConfig c;
   for (const auto& [layer, v] : scores) {
     std::vector<int> order(v.size());
@@ -176,42 +254,51 @@ ExpertConfig randomize(const ExpertConfig& config, const LayerScores& scores, ui
 }
 
 std::string to_json(const ExpertConfig& config) {
-  Json j;
-  j["experts"] = Json::object();
-  for (const auto& [layer, ids] : config.experts) j["experts"][std::to_string(layer)] = ids;
-  j["shared_experts"] = config.shared_experts;
-  j["non_expert_modules"] = config.non_expert_modules;
-  return j.dump() + "\n";
+  return fmt::format("{{\"experts\": {}, \"shared_experts\": {}, \"non_expert_modules\": {}}}",
+                     layers_json(config.experts,
+                                 [](const std::vector<int>& ids) {
+                                   return fmt::format("[{}]", fmt::join(ids, ", "));
+                                 }),
+                     config.shared_experts, config.non_expert_modules);
 }
 
 ExpertConfig read_expert_config(const std::string& path) {
   Json j = read_json_file(path);
-  check(j.is_object() && j.contains("experts") && j["experts"].is_object(), "{}: has no map \"experts\"", path);
+  check(j.is_object() && j.contains("experts") && j["experts"].is_object(),
+        "{}: has no map \"experts\"", path);
   for (const auto& [key, v] : j.items())
-    check(key == "experts" || key == "shared_experts" || key == "non_expert_modules", "{}: unknown key {}; known: experts, shared_experts, non_expert_modules", path, key);
+    check(key == "experts" || key == "shared_experts" || key == "non_expert_modules",
+          "{}: unknown key {}; known: experts, shared_experts, non_expert_modules", path, key);
   ExpertConfig c;
   c.shared_experts = j.contains("shared_experts") && get<bool>(j, "shared_experts", path);
-  c.non_expert_modules = j.contains("non_expert_modules") && get<bool>(j, "non_expert_modules", path);
+  c.non_expert_modules =
+      j.contains("non_expert_modules") && get<bool>(j, "non_expert_modules", path);
   for (const auto& [layer, ids] : j["experts"].items()) {
     int l = -1;
-    auto [end, ec] = std::from_chars(layer.data(), layer.data() + layer.size(), l);
-    check(ec == std::errc() && end == layer.data() + layer.size() && l >= 0, "{}: experts.{}: not a layer number", path, layer);
+    check(parse_whole(layer, l) && l >= 0, "{}: experts.{}: not a layer number", path, layer);
     check(ids.is_array(), "{}: experts.{}: not a list of expert ids", path, layer);
     std::set<int> seen;
+    c.experts[l];  // a layer with no ids trains none
     for (const Json& v : ids) {
-      check(v.is_number_integer() && v.get<int64_t>() >= 0 && v.get<int64_t>() < (1 << 20), "{}: experts.{}: {} is not an expert id", path, layer, v.dump());
-      check(seen.insert(v.get<int>()).second, "{}: experts.{}: expert {} is listed twice", path, layer, v.get<int>());
+      check(v.is_number_integer() && v.get<int64_t>() >= 0 && v.get<int64_t>() < (1 << 20),
+            "{}: experts.{}: {} is not an expert id", path, layer, v.dump());
+      check(seen.insert(v.get<int>()).second, "{}: experts.{}: expert {} is listed twice", path,
+            layer, v.get<int>());
       c.experts[l].push_back(v.get<int>());
     }
   }
   return c;
 }
 
-void check_expert_config(const ExpertConfig& config, const std::vector<int>& moe_layers, int64_t experts, const std::string& where) {
+void check_expert_config(const ExpertConfig& config, const std::vector<int>& moe_layers,
+                         int64_t experts, const std::string& where) {
   for (const auto& [layer, ids] : config.experts) {
     check(std::find(moe_layers.begin(), moe_layers.end(), layer) != moe_layers.end(),
-          "{}: layer {} is no MoE layer of this model (they are {}..{}, counted from 0)", where, layer, moe_layers.front(), moe_layers.back());
-    for (int e : ids) check(e < experts, "{}: layer {}: expert {} of {} (0..{})", where, layer, e, experts, experts - 1);
+          "{}: layer {} is no MoE layer of this model (they are {}..{}, counted from 0)", where,
+          layer, moe_layers.front(), moe_layers.back());
+    for (int e : ids)
+      check(e < experts, "{}: layer {}: expert {} of {} (0..{})", where, layer, e, experts,
+            experts - 1);
   }
 }
 
@@ -221,8 +308,11 @@ std::vector<std::string> trainable_globs(const ExpertConfig& config) {
     for (int e : ids) out.push_back(fmt::format("model.layers.{}.mlp.experts.{}.*", layer, e));
   if (config.shared_experts) out.push_back("model.layers.*.mlp.shared_experts.*");
   if (config.non_expert_modules)
-    for (const char* g : {"model.embed_tokens.*", "model.layers.*.self_attn.*", "model.layers.*norm.weight", "model.norm.weight",
-                          "model.layers.*.mlp.gate.weight", "model.layers.*.mlp.gate_proj.weight", "lm_head.weight"})
+    for (const char* g :
+         {"model.embed_tokens.*", "model.layers.*.self_attn.*", "model.layers.*norm.weight",
+          "model.norm.weight", "model.layers.*.mlp.gate.weight",
+          "model.layers.*.mlp.gate_proj.weight", "model.layers.*.mlp.up_proj.weight",
+          "model.layers.*.mlp.down_proj.weight", "lm_head.weight"})
       out.push_back(g);
   return out;
 }

@@ -1,8 +1,11 @@
 #pragma once
-// Expert-Specialized Fine-Tuning (arXiv 2407.01906, sections 3.2-3.3): score the experts of each MoE layer on a task's tokens, keep
-// the best until their cumulative score reaches p, train only those.
-//   token score of e = (tokens that chose e) / (K T)      gate score of e = (sum of e's weights where chosen) / T
-// Pooled over all tokens (as published: deepseek-ai/ESFT results/), or the mean of per-sample scores (the paper's eq. 6-7).
+// Expert-Specialized Fine-Tuning (arXiv 2407.01906, sections 3.2-3.3): score the experts of each
+// MoE layer on a task's tokens, keep the best until their cumulative score reaches p, train only
+// those.
+//   token score of e = (tokens that chose e) / (K T)      gate score of e = (sum of e's weights
+//   where chosen) / T
+// Pooled over all tokens (as published: deepseek-ai/ESFT results/), or the mean of per-sample
+// scores (the paper's eq. 6-7).
 
 #include <map>
 #include <string>
@@ -19,9 +22,12 @@ struct Scores {
 
 class ScoreAccumulator {
  public:
-  ScoreAccumulator(int experts, int top_k, bool per_sample) : experts_(experts), top_k_(top_k), per_sample_(per_sample) {}
-  // One sample's routing in one layer: ids[n*K], weights[n*K]. normalize: each token's weights divided by their sum first.
-  void add(int layer, const int32_t* ids, const float* weights, int64_t tokens, bool normalize = false);
+  ScoreAccumulator(int experts, int top_k, bool per_sample)
+      : experts_(experts), top_k_(top_k), per_sample_(per_sample) {}
+  // One sample's routing in one layer: ids[n*K], weights[n*K]. normalize: each token's weights
+  // divided by their sum first.
+  template <class W>  // float or double
+  void add(int layer, const int32_t* ids, const W* weights, int64_t tokens, bool normalize = false);
   Scores scores() const;
 
  private:
@@ -34,10 +40,16 @@ class ScoreAccumulator {
   std::map<int, Layer> layers_;
 };
 
-// The published routing logs: DIR/expert_weights_<layer>.txt; a line is a sample: K ids per token, two tabs, as many weights.
+// The published routing logs: DIR/expert_weights_<layer>.txt; a line is a sample: K ids per token,
+// two tabs, as many weights. Errors name the file and the line; all layers must have the same
+// samples.
 Scores scores_from_raw(const std::string& dir, int top_k, int experts, bool per_sample = false);
 
-// {"token_scores": {layer: {expert: x}}, "gate_scores": ...}; 4 decimals, as published.
+// One sample of such a log, n = tokens * K, 4 decimals, with its newline.
+std::string raw_line(const int32_t* ids, const float* weights, int64_t n);
+
+// {"token_scores": {layer: {expert: x}}, "gate_scores": ...}; 4 decimals, byte for byte as
+// published (Python's json.dumps).
 void write_scores(const std::string& path, const Scores& scores);
 Scores read_scores(const std::string& path);
 
@@ -51,10 +63,11 @@ ExpertConfig select_experts(const LayerScores& scores, double top_p);
 // As many experts in each layer, drawn at random: the paper's Table 4 control.
 ExpertConfig randomize(const ExpertConfig& config, const LayerScores& scores, uint64_t seed);
 
-std::string to_json(const ExpertConfig& config);
+std::string to_json(const ExpertConfig& config);  // byte for byte as published
 ExpertConfig read_expert_config(const std::string& path);
 // Throws unless every layer is one of moe_layers and every id < experts.
-void check_expert_config(const ExpertConfig& config, const std::vector<int>& moe_layers, int64_t experts, const std::string& where);
+void check_expert_config(const ExpertConfig& config, const std::vector<int>& moe_layers,
+                         int64_t experts, const std::string& where);
 // Parameter-name globs of what the config trains.
 std::vector<std::string> trainable_globs(const ExpertConfig& config);
 

@@ -1,0 +1,396 @@
+#include "model/report.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <set>
+
+#include "io/svg.h"
+#include "model/report_data.h"
+
+namespace sutor {
+namespace {
+
+constexpr int kShared = 6;  // the top experts compared between tasks: the paper's Fig. 3
+
+// ---- pieces of the page ----
+
+std::string note(const std::string& what) {
+  return "<p class=\"note\">" + escape_xml(what) + "</p>\n";
+}
+std::string figure(const std::string& svg, const std::string& caption) {
+  return "<figure>\n" + svg + "<figcaption>" + escape_xml(caption) + "</figcaption>\n</figure>\n";
+}
+
+std::string missing(const std::vector<ReportRun>& runs, const char* file, auto has) {
+  std::string names;
+  for (const ReportRun& r : runs)
+    if (!has(r)) names += (names.empty() ? "" : ", ") + r.name;
+  return names.empty() ? "" : note(fmt::format("Left out (no {}): {}.", file, names));
+}
+
+std::string number(double v) { return fmt::format("{:.4g}", v); }
+
+std::string thousands(double v) {
+  std::string s = fmt::format("{:.0f}", std::abs(v));
+  for (int i = static_cast<int>(s.size()) - 3; i > 0; i -= 3)
+    s.insert(static_cast<size_t>(i), "\u202f");
+  return (v < 0 ? "\u2212" : "") + s;
+}
+
+std::string bytes_text(double v) {
+  const char* unit[] = {"B", "KiB", "MiB", "GiB", "TiB"};
+  int u = 0;
+  for (; u < 4 && std::abs(v) >= 1024; ++u) v /= 1024;
+  return fmt::format("{:.{}f} {}", v, u > 0 ? 1 : 0, unit[u]);
+}
+
+struct Cell {
+  std::string text;
+  bool left = false;
+};
+
+std::string table(const std::vector<std::string>& head,
+                  const std::vector<std::vector<Cell>>& rows) {
+  std::string s = "<div class=\"scroll\"><table>\n<thead><tr>";
+  for (size_t i = 0; i < head.size(); ++i)
+    s += fmt::format("<th{}>{}</th>", i == 0 ? " class=\"left\"" : "", escape_xml(head[i]));
+  s += "</tr></thead>\n<tbody>\n";
+  for (const auto& row : rows) {
+    s += "<tr>";
+    for (const Cell& c : row)
+      s += fmt::format("<td{}>{}</td>", c.left ? " class=\"left\"" : "", escape_xml(c.text));
+    s += "</tr>\n";
+  }
+  return s + "</tbody>\n</table></div>\n";
+}
+
+// ---- sections ----
+
+std::string before_after(const std::vector<ReportRun>& runs) {
+  std::string s;
+  for (const ReportRun& r : runs) {
+    if (!r.results) continue;
+    std::vector<std::string> keys;
+    for (const Json& row : *r.results)
+      for (const auto& [key, v] : row.items())
+        if (std::find(keys.begin(), keys.end(), key) == keys.end()) keys.push_back(key);
+    std::stable_partition(keys.begin(), keys.end(),
+                          [](const std::string& k) { return k == "method"; });
+    std::vector<std::string> head;
+    for (const std::string& k : keys) {
+      head.push_back(k == "stored_bytes"   ? "stored"
+                     : k == "tokens_per_s" ? "tokens/s"
+                     : k == "trainable"    ? "trainable parameters"
+                                           : k);
+    }
+    std::vector<std::vector<Cell>> cells;
+    BarChart bars{r.name + ": scores", {}, {"task", "general"}, {}};
+    const Json* first = nullptr;
+    bool drawable = false;
+    for (const Json& row : *r.results) {
+      if (!first) first = &row;
+      auto& line = cells.emplace_back();
+      for (const std::string& k : keys) {
+        const Json v = row.value(k, Json());
+        if (!v.is_number()) {
+          line.push_back({v.is_null()     ? "\u2013"
+                          : v.is_string() ? v.get<std::string>()
+                                          : v.dump(),
+                          k == "method"});
+          continue;
+        }
+        double x = v.get<double>();
+        std::string t = k == "stored_bytes" ? bytes_text(x)
+                        : k == "trainable"  ? thousands(x)
+                                            : number(x);
+        if ((k == "task" || k == "general") && &row != first && first->contains(k) &&
+            (*first)[k].is_number())
+          t += fmt::format(" ({:+.3g})", x - (*first)[k].get<double>());
+        line.push_back({t, false});
+      }
+      bars.groups.push_back(row["method"].get<std::string>());
+      auto& b = bars.values.emplace_back();
+      for (const std::string& k : bars.series) {
+        b.push_back(row.contains(k) && row[k].is_number() ? row[k].get<double>() : kNoValue);
+        drawable |= std::isfinite(b.back());
+      }
+    }
+    s += "<h3>" + escape_xml(r.name) + "</h3>\n";
+    s += cells.empty() ? note("results.json has no rows.") : table(head, cells);
+    if (drawable)
+      s += figure(draw(bars),
+                  "task: score on the tuned task; general: what is kept of the rest. In brackets: "
+                  "change against the first row.");
+  }
+  return s + (s.empty() ? note("No results.json in any folder.")
+                        : missing(runs, "results.json",
+                                  [](const ReportRun& r) { return r.results.has_value(); }));
+}
+
+std::string loss_curves(const std::vector<ReportRun>& runs) {
+  LineChart train{"Training loss", "step", "loss per trained token", {}, false},
+      eval{"Evaluation loss", "step", "loss per trained token", {}, false};
+  std::string notes;
+  int color = -1;
+  for (const ReportRun& r : runs) {
+    ++color;
+    if (!r.log) continue;
+    if (!r.log->note.empty()) notes += note(r.name + ": " + r.log->note + ".");
+    if (!r.log->loss.empty())
+      train.lines.push_back(
+          {r.name, {r.log->loss.begin(), r.log->loss.end()}, {}, color, color >= 8, false});
+    if (!r.log->eval.empty())
+      eval.lines.push_back(
+          {r.name, {r.log->eval.begin(), r.log->eval.end()}, {}, color, color >= 8, false});
+  }
+  std::string s;
+  if (!train.lines.empty()) s += figure(draw(train), "Mean loss of the step's trained tokens.");
+  if (!eval.lines.empty())
+    s += figure(draw(eval), "The same on the held-out data.");
+  else if (!s.empty())
+    s += note("No log has evaluations (train --eval-data).");
+  if (s.empty()) return note("No log.jsonl with steps in any folder.") + notes;
+  return s + notes + missing(runs, "steps in log.jsonl", [](const ReportRun& r) {
+           return r.log && !(r.log->loss.empty() && r.log->eval.empty());
+         });
+}
+
+std::vector<double> sorted_share(std::vector<double> v) {
+  double sum = std::accumulate(v.begin(), v.end(), 0.0);
+  for (double& x : v) x = sum > 0 ? x / sum : 0;
+  std::sort(v.rbegin(), v.rend());
+  return v;
+}
+
+std::string concentration(const std::vector<ReportRun>& runs) {
+  std::string s;
+  using Which = std::pair<const char*, LayerScores Scores::*>;
+  for (auto [what, member] : {Which{"token", &Scores::token}, Which{"gate", &Scores::gate}}) {
+    LineChart ranked{fmt::format("Experts by {} score", what),
+                     "expert, best first",
+                     "share of the layer's score",
+                     {},
+                     true};
+    int color = -1;
+    for (const ReportRun& r : runs) {
+      ++color;
+      if (!r.scores) continue;
+      std::vector<double> sum, squares;
+      std::vector<int> n;
+      for (const auto& [layer, v] : *r.scores.*member) {
+        std::vector<double> share = sorted_share(v);
+        size_t ranks = std::max(n.size(), share.size());
+        sum.resize(ranks), squares.resize(ranks), n.resize(ranks);
+        for (size_t i = 0; i < share.size(); ++i)
+          sum[i] += share[i], squares[i] += share[i] * share[i], ++n[i];
+      }
+      ChartLine l{r.name, {}, {}, color, color >= 8, false};
+      for (size_t i = 0; i < n.size(); ++i) {
+        double mean = sum[i] / n[i],
+               dev = std::sqrt(std::max(0.0, squares[i] / n[i] - mean * mean));
+        l.points.push_back({static_cast<double>(i + 1), mean});
+        l.band.push_back({std::max(0.0, mean - dev), mean + dev});
+      }
+      ranked.lines.push_back(std::move(l));
+    }
+    if (!ranked.lines.empty())
+      s += figure(draw(ranked),
+                  "Mean over the layers, shaded by one standard deviation over the layers (as Fig. "
+                  "2 of the paper). Steep: few experts carry the task.");
+  }
+  int color = -1;
+  for (const ReportRun& r : runs) {
+    ++color;
+    if (!r.scores) continue;
+    LineChart c{r.name + ": cumulative token score",
+                "experts, best first",
+                "share of the layer's score",
+                {},
+                true};
+    std::vector<double> mean;
+    for (const auto& [layer, v] : r.scores->token) {
+      std::vector<double> share = sorted_share(v);
+      ChartLine l{"", {{0, 0}}, {}, color, false, true};
+      double sum = 0;
+      mean.resize(std::max(mean.size(), share.size()));
+      for (size_t i = 0; i < share.size(); ++i)
+        l.points.push_back({static_cast<double>(i + 1), sum += share[i]}), mean[i] += sum;
+      c.lines.push_back(std::move(l));
+    }
+    double layers = static_cast<double>(c.lines.size());
+    ChartLine all{"mean of the layers", {{0, 0}}, {}, color, false, false};
+    for (size_t i = 0; i < mean.size(); ++i)
+      all.points.push_back({static_cast<double>(i + 1), mean[i] / layers});
+    c.lines.push_back(std::move(all));
+    s += figure(draw(c),
+                "One thin line per layer. Where it crosses p is how many experts the selection "
+                "takes there.");
+  }
+  return s.empty() ? note("No scores.json in any folder.")
+                   : s + missing(runs, "scores.json",
+                                 [](const ReportRun& r) { return r.scores.has_value(); });
+}
+
+std::string trained(const std::vector<ReportRun>& runs) {
+  std::set<int> layers;
+  for (const ReportRun& r : runs)
+    if (r.experts)
+      for (const auto& [layer, ids] : r.experts->experts) layers.insert(layer);
+  if (layers.empty()) return note("No expert_cfg.json in any folder.");
+  HeatMap m{"Experts trained per layer", "layer", "", {}, {}, {}, 0};
+  for (int l : layers) m.columns.push_back(std::to_string(l));
+  std::vector<std::vector<Cell>> rows;
+  for (const ReportRun& r : runs) {
+    if (!r.experts) continue;
+    m.rows.push_back(r.name);
+    auto& v = m.values.emplace_back();
+    size_t sum = 0, of = 0;
+    for (int l : layers) {
+      auto it = r.experts->experts.find(l);
+      v.push_back(it == r.experts->experts.end() ? kNoValue
+                                                 : static_cast<double>(it->second.size()));
+      if (it != r.experts->experts.end()) sum += it->second.size();
+    }
+    if (r.scores)
+      for (const auto& [layer, x] : r.scores->token) of += x.size();
+    rows.push_back(
+        {{r.name, true},
+         {std::to_string(sum)},
+         {fmt::format("{:.2f}", static_cast<double>(sum) / static_cast<double>(std::max<size_t>(
+                                                               1, r.experts->experts.size())))},
+         {of > 0
+              ? fmt::format("{:.1f} %", 100.0 * static_cast<double>(sum) / static_cast<double>(of))
+              : "\u2013"},
+         {r.experts->shared_experts ? "trained" : "frozen"},
+         {r.experts->non_expert_modules ? "trained" : "frozen"}});
+  }
+  return figure(draw(m), "How many routed experts of each layer train (as Fig. 4 of the paper).") +
+         table({"run", "experts", "per layer", "of all", "shared experts", "other weights"}, rows) +
+         missing(runs, "expert_cfg.json", [](const ReportRun& r) { return r.experts.has_value(); });
+}
+
+std::vector<int> top_experts(const std::vector<double>& v, size_t k) {
+  std::vector<int> order(v.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return v[a] > v[b]; });
+  order.resize(std::min(k, order.size()));
+  std::sort(order.begin(), order.end());
+  return order;
+}
+
+std::string overlap(const std::vector<ReportRun>& runs) {
+  std::vector<const ReportRun*> with;
+  for (const ReportRun& r : runs)
+    if (r.scores) with.push_back(&r);
+  if (with.size() < 2) return note("Needs the scores.json of two folders or more.");
+  std::string s;
+  bool incomparable = false;
+  using Which = std::pair<const char*, LayerScores Scores::*>;
+  for (auto [what, member] : {Which{"token", &Scores::token}, Which{"gate", &Scores::gate}}) {
+    HeatMap m{fmt::format("Shared among the top {} experts, by {} score", kShared, what),
+              "",
+              "",
+              {},
+              {},
+              {},
+              2};
+    for (const ReportRun* a : with) {
+      m.rows.push_back(a->name), m.columns.push_back(a->name);
+      auto& row = m.values.emplace_back();
+      for (const ReportRun* b : with) {
+        const LayerScores &la = *a->scores.*member, &lb = *b->scores.*member;
+        bool same = la.size() == lb.size() &&
+                    std::equal(la.begin(), la.end(), lb.begin(), [](auto& x, auto& y) {
+                      return x.first == y.first && x.second.size() == y.second.size();
+                    });
+        double shared = 0;
+        if (same)
+          for (const auto& [layer, v] : la) {
+            std::vector<int> x = top_experts(v, kShared), y = top_experts(lb.at(layer), kShared),
+                             both;
+            std::set_intersection(x.begin(), x.end(), y.begin(), y.end(), std::back_inserter(both));
+            shared += static_cast<double>(both.size());
+          }
+        incomparable |= !same;
+        row.push_back(same ? shared / static_cast<double>(la.size()) : kNoValue);
+      }
+    }
+    s += figure(draw(m),
+                "Experts in the top of both, mean over the layers (as Fig. 3 of the paper). The "
+                "diagonal compares a run with itself.");
+  }
+  if (incomparable)
+    s += note(
+        "\u2013: the two models differ in layers or experts, so their experts cannot be compared.");
+  return s + missing(runs, "scores.json", [](const ReportRun& r) { return r.scores.has_value(); });
+}
+
+std::string settings(const std::vector<ReportRun>& runs) {
+  std::string s;
+  for (const ReportRun& r : runs)
+    if (r.settings)
+      s += "<h3>" + escape_xml(r.name) + "</h3>\n<pre>" + escape_xml(*r.settings) + "</pre>\n";
+  return s.empty() ? note("No run.yaml in any folder.")
+                   : s + missing(runs, "run.yaml",
+                                 [](const ReportRun& r) { return r.settings.has_value(); });
+}
+
+constexpr const char* kHead = R"(<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8"/>
+<meta name="viewport" content="width=device-width, initial-scale=1"/>
+<meta name="color-scheme" content="light dark"/>
+<title>Sutor report</title>
+<style>
+:root { color-scheme: light dark;
+  --bg: #fff; --fg: #1d2126; --dim: #5d6670; --line: #d7dce1; --panel: #f5f7f9; }
+@media (prefers-color-scheme: dark) { :root {
+  --bg: #14171a; --fg: #e4e7ea; --dim: #9aa4ae; --line: #343b42; --panel: #1d2226; } }
+body { margin: 0 auto; max-width: 920px; padding: 24px 20px 64px; background: var(--bg);
+  color: var(--fg); font: 16px/1.5 system-ui, sans-serif; }
+h1 { font-size: 26px; margin: 0 0 4px; }
+h2 { font-size: 20px; margin: 44px 0 10px; padding-top: 14px; border-top: 1px solid var(--line); }
+h3 { font-size: 16px; margin: 22px 0 8px; overflow-wrap: anywhere; }
+figure { margin: 18px 0 26px; }
+svg { width: 100%; height: auto; display: block; }
+figcaption, .note, .sub { color: var(--dim); font-size: 14px; overflow-wrap: anywhere; }
+figcaption { margin-top: 6px; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums; }
+th, td { padding: 5px 16px 5px 0; border-bottom: 1px solid var(--line); text-align: right;
+  white-space: nowrap; }
+.left { text-align: left; }
+pre { background: var(--panel); border: 1px solid var(--line); border-radius: 6px; padding: 12px;
+  overflow-x: auto; font-size: 13px; line-height: 1.4; }
+</style>
+</head>
+<body>
+<h1>Sutor report</h1>
+)";
+
+}  // namespace
+
+std::string make_report(const std::vector<std::string>& dirs) {
+  check(!dirs.empty(), "report: no folders given");
+  std::vector<ReportRun> runs;
+  std::vector<std::string> names = report_names(dirs);
+  std::string list;
+  for (size_t i = 0; i < dirs.size(); ++i) {
+    runs.push_back(read_report_run(dirs[i]));
+    runs.back().name = names[i];
+    list += (i ? ", " : "") + names[i];
+  }
+  std::string s = kHead + fmt::format("<p class=\"sub\">{} folder{}: {}</p>\n", dirs.size(),
+                                      dirs.size() == 1 ? "" : "s", escape_xml(list));
+  s += "<h2>Before and after</h2>\n" + before_after(runs);
+  s += "<h2>Loss</h2>\n" + loss_curves(runs);
+  s += "<h2>Expert scores</h2>\n" + concentration(runs);
+  s += "<h2>Experts trained</h2>\n" + trained(runs);
+  s += "<h2>Overlap between tasks</h2>\n" + overlap(runs);
+  s += "<h2>Settings</h2>\n" + settings(runs);
+  return s + "</body>\n</html>\n";
+}
+
+}  // namespace sutor

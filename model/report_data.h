@@ -1,0 +1,35 @@
+#pragma once
+// What the report reads from a run's folder (the files are listed in model/report.h); every piece
+// may be missing.
+
+#include <limits>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "io/json.h"
+#include "model/esft.h"
+
+namespace sutor {
+
+constexpr double kNoValue = std::numeric_limits<double>::quiet_NaN();  // a value that is not there
+
+struct TrainLog {
+  std::map<int64_t, double> loss, eval;  // by step: after a resume the later line counts
+  std::string note;
+};
+
+struct ReportRun {
+  std::string name;
+  std::optional<TrainLog> log;
+  std::optional<Scores> scores;
+  std::optional<ExpertConfig> experts;
+  std::optional<Json> results;
+  std::optional<std::string> settings;
+};
+
+ReportRun read_report_run(const std::string& dir);  // without its name
+std::vector<std::string> report_names(const std::vector<std::string>& dirs);
+
+}  // namespace sutor
