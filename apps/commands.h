@@ -13,7 +13,7 @@ struct Command {
   void (*run)(const Args&);
 };
 
-extern const Command kTrace, kSelect, kScore, kTrain, kMerge, kGenerate, kInit, kInspect, kEnv, kTokenize, kDemoData;
+extern const Command kReport, kTrace, kSelect, kScore, kTrain, kMerge, kGenerate, kInit, kInspect, kEnv, kTokenize, kDemoData;
 const std::vector<const Command*>& commands();
 
 }  // namespace sutor
