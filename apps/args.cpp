@@ -37,6 +37,11 @@ void Args::positional(const char* name, const char* help, bool optional) {
   o.optional = optional;
   positionals_.push_back(name);
 }
+void Args::positionals(const char* name, const char* help) {
+  Option& o = declare(name, Kind::kList, help, "");
+  o.positional = true;
+  positionals_.push_back(name);
+}
 void Args::string(const char* name, const char* help, std::string fallback) { declare(name, Kind::kString, help, std::move(fallback)); }
 void Args::flag(const char* name, const char* help) { declare(name, Kind::kFlag, help, "false"); }
 void Args::list(const char* name, const char* help) { declare(name, Kind::kList, help, ""); }
@@ -154,7 +159,8 @@ bool Args::parse(int argc, char** argv) {
     }
     if (!a.starts_with("--") || a == "--") {
       if (next == positionals_.size()) throw UsageError(fmt::format("'{}': one argument too many; sutor {} --help tells", a, command_));
-      set(positionals_[next++], a, a);
+      set(positionals_[next], a, a);
+      if (at(positionals_[next]).kind != Kind::kList) ++next;
       continue;
     }
     std::string name = a.substr(2), value;

@@ -23,6 +23,7 @@ class Args {
 
   // Declaration. Every option has a default shown by --help; an empty default of a string means "not given".
   void positional(const char* name, const char* help, bool optional = false);
+  void positionals(const char* name, const char* help);  // the last one: any number of values, read by all()
   void string(const char* name, const char* help, std::string fallback = "");
   void integer(const char* name, const char* help, int64_t fallback, int64_t lo, int64_t hi);
   void real(const char* name, const char* help, double fallback, double lo, double hi);

@@ -9,17 +9,12 @@ namespace sutor {
 namespace {
 
 void declare(Args& a) {
-  a.list("run", "folder with log.jsonl, scores.json, expert_cfg.json, results.json or run.yaml");
-  a.positional("DIR", "a first such folder", true);
+  a.positionals("DIR", "folders with log.jsonl, scores.json, expert_cfg.json, results.json or run.yaml");
   a.string("out", "HTML file to write");
 }
 
 void run(const Args& a) {
-  std::vector<std::string> dirs;
-  if (a.given("DIR")) dirs.push_back(a.str("DIR"));
-  for (const std::string& d : a.all("run")) dirs.push_back(d);
-  if (dirs.empty()) throw UsageError("DIR is missing: which folders to report on");
-  write_file_atomic(a.required("out"), make_report(dirs));
+  write_file_atomic(a.required("out"), make_report(a.all("DIR")));
 }
 
 }  // namespace

@@ -29,10 +29,7 @@ struct Collector : Trace {
       const float* w = r.weight.value.f32() + t * K;
       acc.add(layer, ids, w, end - t, normalize);
       if (keep_raw) {
-        std::string& line = raw[layer];
-        for (int64_t i = 0; i < (end - t) * K; ++i) line += fmt::format("{}\t", ids[i]);
-        for (int64_t i = 0; i < (end - t) * K; ++i) line += fmt::format("\t{:.4f}", w[i]);
-        line += '\n';
+        raw[layer] += raw_line(ids, w, (end - t) * K);
       }
       t = end;
     }
