@@ -1,4 +1,4 @@
-# make · make test · make demo · make bench · make lint · make format · make asan · make tsan · make install · make clean
+# make · make test · make lint · make format · make asan · make tsan · make install · make clean
 # Sources are found by wildcard: a new file needs no edit here. The suffix of a file in engine/cpu/isa/ picks its flags.
 
 BUILD   ?= build
@@ -29,7 +29,7 @@ APP_OBJ  := $(call obj,$(APP_SRC))
 TEST_OBJ := $(call obj,$(TEST_SRC))
 TEST_ARGS ?=
 
-.PHONY: all deps test demo bench reproduce embedded lint format asan tsan install clean help
+.PHONY: all deps test lint format asan tsan install clean
 all: deps
 	@$(MAKE) -j$(JOBS) $(BUILD)/sutor
 
@@ -50,13 +50,6 @@ test: deps
 	@$(MAKE) -j$(JOBS) $(BUILD)/sutor $(BUILD)/sutor_tests
 	@$(MAKE) lint
 	SUTOR=$(BUILD)/sutor $(BUILD)/sutor_tests $(TEST_ARGS)
-
-demo: all
-	$(BUILD)/sutor demo --out $(BUILD)/demo
-
-bench: all
-	$(BUILD)/sutor bench peaks
-	$(BUILD)/sutor bench kernels
 
 lint:
 	@tests/lint.sh
