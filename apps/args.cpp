@@ -42,7 +42,9 @@ void Args::positionals(const char* name, const char* help) {
   o.positional = true;
   positionals_.push_back(name);
 }
-void Args::string(const char* name, const char* help, std::string fallback) { declare(name, Kind::kString, help, std::move(fallback)); }
+void Args::string(const char* name, const char* help, std::string fallback) {
+  declare(name, Kind::kString, help, std::move(fallback));
+}
 void Args::flag(const char* name, const char* help) { declare(name, Kind::kFlag, help, "false"); }
 void Args::list(const char* name, const char* help) { declare(name, Kind::kList, help, ""); }
 void Args::integer(const char* name, const char* help, int64_t fallback, int64_t lo, int64_t hi) {
@@ -55,7 +57,8 @@ void Args::real(const char* name, const char* help, double fallback, double lo, 
   o.lo = lo;
   o.hi = hi;
 }
-void Args::choice(const char* name, const char* help, std::string fallback, std::vector<std::string> allowed) {
+void Args::choice(const char* name, const char* help, std::string fallback,
+                  std::vector<std::string> allowed) {
   declare(name, Kind::kChoice, help, std::move(fallback)).allowed = std::move(allowed);
 }
 
@@ -77,9 +80,12 @@ const Args::Option& Args::at(const std::string& name) const {
 
 void Args::set(const std::string& name, const std::string& value, const std::string& where) {
   auto it = options_.find(name);
-  if (it == options_.end()) throw UsageError(fmt::format("{}: unknown option; known: {}", where, fmt::join(order_, ", ")));
+  if (it == options_.end())
+    throw UsageError(fmt::format("{}: unknown option; known: {}", where, fmt::join(order_, ", ")));
   Option& o = it->second;
-  auto bad = [&](const std::string& want) { throw UsageError(fmt::format("{}: '{}' is not {}", where, value, want)); };
+  auto bad = [&](const std::string& want) {
+    throw UsageError(fmt::format("{}: '{}' is not {}", where, value, want));
+  };
   double v = 0;
   const char *first = value.data(), *last = first + value.size();
   switch (o.kind) {
@@ -87,22 +93,28 @@ void Args::set(const std::string& name, const std::string& value, const std::str
       int64_t i = 0;
       auto [end, ec] = std::from_chars(first, last, i);
       v = static_cast<double>(i);
-      if (ec != std::errc() || end != last || v < o.lo || v > o.hi) bad(fmt::format("a whole number in {:.0f}..{:.0f}", o.lo, o.hi));
+      if (ec != std::errc() || end != last || v < o.lo || v > o.hi)
+        bad(fmt::format("a whole number in {:.0f}..{:.0f}", o.lo, o.hi));
       break;
     }
     case Kind::kReal: {
       auto [end, ec] = std::from_chars(first, last, v);
-      if (ec != std::errc() || end != last || !(v >= o.lo && v <= o.hi)) bad(fmt::format("a number in {}..{}", o.lo, o.hi));
+      if (ec != std::errc() || end != last || !(v >= o.lo && v <= o.hi))
+        bad(fmt::format("a number in {}..{}", o.lo, o.hi));
       break;
     }
     case Kind::kFlag:
       if (value != "true" && value != "false") bad("true or false");
       break;
     case Kind::kChoice:
-      if (std::find(o.allowed.begin(), o.allowed.end(), value) == o.allowed.end()) bad(fmt::format("one of {}", fmt::join(o.allowed, ", ")));
+      if (std::find(o.allowed.begin(), o.allowed.end(), value) == o.allowed.end())
+        bad(fmt::format("one of {}", fmt::join(o.allowed, ", ")));
       break;
-    case Kind::kList: o.values.push_back(value); break;
-    case Kind::kString: break;
+    case Kind::kList:
+      o.values.push_back(value);
+      break;
+    case Kind::kString:
+      break;
   }
   o.text = value;
   given_.insert(name);
@@ -123,17 +135,22 @@ void Args::read_yaml(const std::string& file) {
     if (name != "config" && name != "dump-config") allowed.push_back(name);
   std::set<std::string> by_flag = given_, seen;
   for (const auto& kv : root) {
-    std::string at = fmt::format("{}:{}:{}", file, kv.first.Mark().line + 1, kv.first.Mark().column + 1);
+    std::string at =
+        fmt::format("{}:{}:{}", file, kv.first.Mark().line + 1, kv.first.Mark().column + 1);
     check(kv.first.IsScalar(), "{}: a key must be the name of an option", at);
     std::string key = kv.first.Scalar();
     std::replace(key.begin(), key.end(), '_', '-');
     std::string where = at + ": " + key;
-    check(std::find(allowed.begin(), allowed.end(), key) != allowed.end(), "{}: unknown key; allowed: {}", where, fmt::join(allowed, ", "));
+    check(std::find(allowed.begin(), allowed.end(), key) != allowed.end(),
+          "{}: unknown key; allowed: {}", where, fmt::join(allowed, ", "));
     check(seen.insert(key).second, "{}: given twice", where);
     bool list = options_.at(key).kind == Kind::kList;
     std::vector<std::string> values;
-    if (kv.second.IsScalar()) values.push_back(kv.second.Scalar());
-    else check(list && kv.second.IsSequence(), "{}: must be {}", where, list ? "a value or a list of values" : "a single value");
+    if (kv.second.IsScalar())
+      values.push_back(kv.second.Scalar());
+    else
+      check(list && kv.second.IsSequence(), "{}: must be {}", where,
+            list ? "a value or a list of values" : "a single value");
     if (kv.second.IsSequence())
       for (const auto& v : kv.second) {
         check(v.IsScalar(), "{}: must be a value or a list of values", where);
@@ -158,7 +175,9 @@ bool Args::parse(int argc, char** argv) {
       return false;
     }
     if (!a.starts_with("--") || a == "--") {
-      if (next == positionals_.size()) throw UsageError(fmt::format("'{}': one argument too many; sutor {} --help tells", a, command_));
+      if (next == positionals_.size())
+        throw UsageError(
+            fmt::format("'{}': one argument too many; sutor {} --help tells", a, command_));
       set(positionals_[next], a, a);
       if (at(positionals_[next]).kind != Kind::kList) ++next;
       continue;
@@ -172,7 +191,8 @@ bool Args::parse(int argc, char** argv) {
     }
     auto it = options_.find(name);
     if (it == options_.end() || it->second.positional)
-      throw UsageError(fmt::format("--{}: sutor {} has no such option; --help lists them", name, command_));
+      throw UsageError(
+          fmt::format("--{}: sutor {} has no such option; --help lists them", name, command_));
     if (it->second.kind == Kind::kFlag) {
       if (!inline_value) value = "true";
     } else if (!inline_value) {
@@ -183,7 +203,9 @@ bool Args::parse(int argc, char** argv) {
   }
   if (given("config")) read_yaml(str("config"));
   for (size_t i = 0; i < positionals_.size(); ++i)
-    if (!given(positionals_[i]) && !at(positionals_[i]).optional) throw UsageError(fmt::format("{} is missing; sutor {} --help tells", positionals_[i], command_));
+    if (!given(positionals_[i]) && !at(positionals_[i]).optional)
+      throw UsageError(
+          fmt::format("{} is missing; sutor {} --help tells", positionals_[i], command_));
   if (on("dump-config")) {
     fmt::print("{}", yaml());
     return false;
@@ -212,13 +234,16 @@ void Args::no_effect_unless(bool condition, const std::string& name, const std::
 Ctx Args::context() const {
   const std::string& device = str("device");
   if (device != "cpu") {
-    bool cuda = device == "cuda" || (device.starts_with("cuda:") && device.size() > 5 && device.find_first_not_of("0123456789", 5) == device.npos);
-    if (!cuda) throw UsageError(fmt::format("--device: '{}' is not one of cpu, cuda, cuda:N", device));
+    bool cuda = device == "cuda" || (device.starts_with("cuda:") && device.size() > 5 &&
+                                     device.find_first_not_of("0123456789", 5) == device.npos);
+    if (!cuda)
+      throw UsageError(fmt::format("--device: '{}' is not one of cpu, cuda, cuda:N", device));
     fail("--device {}: {}", device, cuda_unusable_because());
   }
   set_num_threads(num("threads") > 0 ? static_cast<int>(num("threads")) : physical_cores());
   if (on("verbose"))
-    fmt::print(stderr, "device cpu ({}), dtype {}, {} threads\n", cpu::name_of(cpu::current_isa()), str("dtype"), num_threads());
+    fmt::print(stderr, "device cpu ({}), dtype {}, {} threads\n", cpu::name_of(cpu::current_isa()),
+               str("dtype"), num_threads());
   return cpu_context(str("dtype") == "f32" ? Compute::kF32 : Compute::kBF16);
 }
 
@@ -229,8 +254,10 @@ std::string Args::yaml() const {
     const Option& o = at(name);
     if (name == "config" || name == "dump-config" || (o.text.empty() && o.values.empty())) continue;
     out << YAML::Key << name << YAML::Value;
-    if (o.kind == Kind::kList) out << o.values;
-    else out << o.text;
+    if (o.kind == Kind::kList)
+      out << o.values;
+    else
+      out << o.text;
   }
   out << YAML::EndMap;
   return std::string(out.c_str()) + "\n";

@@ -1,5 +1,6 @@
 #pragma once
-// Options of a command: declared once, and that one list drives parsing, --help, --config FILE.yaml, --dump-config.
+// Options of a command: declared once, and that one list drives parsing, --help, --config
+// FILE.yaml, --dump-config.
 
 #include <map>
 #include <set>
@@ -21,16 +22,19 @@ class Args {
 
   Args(std::string command, std::string summary, std::string example);
 
-  // Declaration. Every option has a default shown by --help; an empty default of a string means "not given".
+  // Declaration. Every option has a default shown by --help; an empty default of a string means
+  // "not given".
   void positional(const char* name, const char* help, bool optional = false);
-  void positionals(const char* name, const char* help);  // the last one: any number of values, read by all()
+  void positionals(const char* name,
+                   const char* help);  // the last one: any number of values, read by all()
   void string(const char* name, const char* help, std::string fallback = "");
   void integer(const char* name, const char* help, int64_t fallback, int64_t lo, int64_t hi);
   void real(const char* name, const char* help, double fallback, double lo, double hi);
   void flag(const char* name, const char* help);
-  void choice(const char* name, const char* help, std::string fallback, std::vector<std::string> allowed);
+  void choice(const char* name, const char* help, std::string fallback,
+              std::vector<std::string> allowed);
   void list(const char* name, const char* help);  // repeatable
-  void common();                                  // --device --dtype --threads --seed --verbose --quiet --json
+  void common();  // --device --dtype --threads --seed --verbose --quiet --json
 
   // Returns false when --help or --dump-config was asked for and has been printed.
   bool parse(int argc, char** argv);

@@ -1,5 +1,6 @@
 #pragma once
-// Every sub-command: one file apps/<name>.cpp defines its Command, this list names them, commands.cpp makes the table.
+// Every sub-command: one file apps/<name>.cpp defines its Command, this list names them,
+// commands.cpp makes the table.
 
 #include "apps/args.h"
 
@@ -13,7 +14,8 @@ struct Command {
   void (*run)(const Args&);
 };
 
-extern const Command kReport, kTrace, kSelect, kScore, kTrain, kMerge, kGenerate, kInit, kInspect, kEnv, kTokenize, kDemoData;
+extern const Command kReport, kTrace, kSelect, kScore, kTrain, kMerge, kGenerate, kInit, kInspect,
+    kEnv, kTokenize, kDemoData;
 const std::vector<const Command*>& commands();
 
 }  // namespace sutor

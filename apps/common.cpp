@@ -23,7 +23,9 @@ std::unique_ptr<Model> open_model(const Args& a) {
 void print_json(const Json& j) { fmt::print("{}\n", j.dump(2)); }
 
 int64_t Stopwatch::now() {
-  return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch()).count();
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(
+             std::chrono::steady_clock::now().time_since_epoch())
+      .count();
 }
 
 double Stopwatch::seconds() const { return static_cast<double>(now() - begin_) * 1e-9; }

@@ -5,8 +5,11 @@
 namespace sutor {
 
 void declare_data(Args& a) {
-  a.string("data", ".jsonl or .json: messages | instruction + conversation | prompt + completion | text | input_ids + labels");
-  a.choice("format", "prompt of messages: the model's chat template, or the ESFT authors' prompt", "template", {"template", "esft"});
+  a.string("data",
+           ".jsonl or .json: messages | instruction + conversation | prompt + completion | text | "
+           "input_ids + labels");
+  a.choice("format", "prompt of messages: the model's chat template, or the ESFT authors' prompt",
+           "template", {"template", "esft"});
   a.flag("skip-bad-rows", "count rows that fit no kind instead of stopping");
 }
 
@@ -21,14 +24,18 @@ std::vector<Example> load_examples(const Args& a, const std::string& file, const
   }
   if (a.str("format") == "esft") return encode_rows(data, file, tok, nullptr);
   auto templ = ChatTemplate::load(a.str("MODEL"));
-  check(templ.has_value(), "{}: has no chat template (chat_template.jinja, or chat_template in tokenizer_config.json); --format esft needs none",
+  check(templ.has_value(),
+        "{}: has no chat template (chat_template.jinja, or chat_template in "
+        "tokenizer_config.json); --format esft needs none",
         a.str("MODEL"));
   return encode_rows(data, file, tok, &*templ);
 }
 
 Packing packing_of(const Args& a) {
   const std::string& p = a.str("packing");
-  return p == "none" ? Packing::kNone : p == "esft-compat" ? Packing::kEsftCompat : Packing::kDocuments;
+  return p == "none"          ? Packing::kNone
+         : p == "esft-compat" ? Packing::kEsftCompat
+                              : Packing::kDocuments;
 }
 
 }  // namespace sutor

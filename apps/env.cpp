@@ -1,11 +1,11 @@
-// sutor env: what this machine offers. Cores and memory are what the process may use, which a container can make less than
-// the machine has.
-#include <Eigen/Core>
+// sutor env: what this machine offers. Cores and memory are what the process may use, which a
+// container can make less than the machine has.
 #include <oniguruma.h>
 #include <sched.h>
 #include <sys/utsname.h>
 #include <utf8proc.h>
 #include <xxhash.h>
+#include <Eigen/Core>
 
 #include <fstream>
 #include <sstream>
@@ -40,7 +40,8 @@ double gib(const char* key) {
 
 // Bytes the control group allows, in GiB; 0: no limit.
 double memory_limit_gib() {
-  for (const char* file : {"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"}) {
+  for (const char* file :
+       {"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"}) {
     std::ifstream f(file);
     double bytes = 0;
     if (f >> bytes && bytes < 1e15) return bytes / (1 << 30);
@@ -57,7 +58,8 @@ Json cpu_flags() {
   std::istringstream flags(first_value("/proc/cpuinfo", "flags"));
   Json found = Json::array();
   for (std::string f; flags >> f;)
-    for (const char* wanted : {"avx2", "fma", "f16c", "avx512f", "avx512_bf16", "amx_tile", "amx_bf16"})
+    for (const char* wanted :
+         {"avx2", "fma", "f16c", "avx512f", "avx512_bf16", "amx_tile", "amx_bf16"})
       if (f == wanted) found.push_back(f);
   return found;
 }
@@ -68,12 +70,17 @@ void run(const Args& a) {
   uname(&os);
   Json isas = Json::array();
   for (cpu::Isa isa : cpu::available_isas()) isas.push_back(cpu::name_of(isa));
-  Json libraries{{"eigen", fmt::format("{}.{}.{}", EIGEN_WORLD_VERSION, EIGEN_MAJOR_VERSION, EIGEN_MINOR_VERSION)},
-                 {"fmt", fmt::format("{}.{}.{}", FMT_VERSION / 10000, FMT_VERSION / 100 % 100, FMT_VERSION % 100)},
-                 {"nlohmann_json", fmt::format("{}.{}.{}", NLOHMANN_JSON_VERSION_MAJOR, NLOHMANN_JSON_VERSION_MINOR, NLOHMANN_JSON_VERSION_PATCH)},
-                 {"oniguruma", onig_version()},
-                 {"utf8proc", utf8proc_version()},
-                 {"xxhash", fmt::format("{}.{}.{}", XXH_versionNumber() / 10000, XXH_versionNumber() / 100 % 100, XXH_versionNumber() % 100)}};
+  Json libraries{
+      {"eigen",
+       fmt::format("{}.{}.{}", EIGEN_WORLD_VERSION, EIGEN_MAJOR_VERSION, EIGEN_MINOR_VERSION)},
+      {"fmt",
+       fmt::format("{}.{}.{}", FMT_VERSION / 10000, FMT_VERSION / 100 % 100, FMT_VERSION % 100)},
+      {"nlohmann_json", fmt::format("{}.{}.{}", NLOHMANN_JSON_VERSION_MAJOR,
+                                    NLOHMANN_JSON_VERSION_MINOR, NLOHMANN_JSON_VERSION_PATCH)},
+      {"oniguruma", onig_version()},
+      {"utf8proc", utf8proc_version()},
+      {"xxhash", fmt::format("{}.{}.{}", XXH_versionNumber() / 10000,
+                             XXH_versionNumber() / 100 % 100, XXH_versionNumber() % 100)}};
   Json j{{"cpu", first_value("/proc/cpuinfo", "model name")},
          {"cores", physical_cores()},
          {"usable_cpus", usable_cpus()},
@@ -91,7 +98,8 @@ void run(const Args& a) {
   Table table({"what", "here"});
   auto text = [](const Json& v) {
     if (v.is_string()) return v.get<std::string>();
-    if (v.is_number_float()) return v == 0.0 ? std::string("none") : fmt::format("{:.1f}", v.get<double>());
+    if (v.is_number_float())
+      return v == 0.0 ? std::string("none") : fmt::format("{:.1f}", v.get<double>());
     if (!v.is_array()) return v.dump();
     std::string s;
     for (const Json& e : v) s += (s.empty() ? "" : " ") + e.get<std::string>();
@@ -104,5 +112,6 @@ void run(const Args& a) {
 }
 
 }  // namespace
-const Command kEnv{"env", "what this machine offers; why CUDA is not usable", "sutor env --json", declare, run};
+const Command kEnv{"env", "what this machine offers; why CUDA is not usable", "sutor env --json",
+                   declare, run};
 }  // namespace sutor

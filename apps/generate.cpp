@@ -24,15 +24,19 @@ void declare(Args& a) {
 }
 
 void run(const Args& a) {
-  if (a.given("prompt") == a.given("prompts")) throw UsageError("give one of --prompt and --prompts");
-  for (const char* o : {"top-p", "top-k", "min-p", "seed"}) a.no_effect_unless(a.real("temperature") > 0, o, "--temperature 0 is greedy");
+  if (a.given("prompt") == a.given("prompts"))
+    throw UsageError("give one of --prompt and --prompts");
+  for (const char* o : {"top-p", "top-k", "min-p", "seed"})
+    a.no_effect_unless(a.real("temperature") > 0, o, "--temperature 0 is greedy");
   Ctx ctx = a.context();
   auto model = open_model(a);
   Tokenizer tok = Tokenizer::load(a.str("MODEL"));
   std::vector<int32_t> eos = model->config.eos;
   if (tok.eos() >= 0) eos.push_back(tok.eos());
   if (a.on("ignore-eos")) eos.clear();
-  SampleOptions opt{a.real("temperature"), a.real("top-p"), a.real("min-p"), a.real("repetition-penalty"), a.num("top-k"), static_cast<uint64_t>(a.num("seed"))};
+  SampleOptions opt{a.real("temperature"), a.real("top-p"),
+                    a.real("min-p"),       a.real("repetition-penalty"),
+                    a.num("top-k"),        static_cast<uint64_t>(a.num("seed"))};
   std::vector<std::string> prompts;
   if (a.given("prompt")) {
     prompts.push_back(a.str("prompt"));
@@ -55,14 +59,23 @@ void run(const Args& a) {
       fmt::print("{}\n", decoder.finish());
       continue;
     }
-    Json j{{"prompt", prompt}, {"text", tok.decode(g.ids, true)}, {"ids", g.ids}, {"finish_reason", g.stopped ? "stop" : "length"},
-           {"prompt_tokens", ids.size()}, {"completion_tokens", g.ids.size()},
+    Json j{{"prompt", prompt},
+           {"text", tok.decode(g.ids, true)},
+           {"ids", g.ids},
+           {"finish_reason", g.stopped ? "stop" : "length"},
+           {"prompt_tokens", ids.size()},
+           {"completion_tokens", g.ids.size()},
            {"prefill_tokens_per_s", static_cast<double>(ids.size()) / g.prefill_seconds},
-           {"decode_tokens_per_s", g.decode_tokens > 0 ? static_cast<double>(g.decode_tokens) / g.decode_seconds : 0.0}, {"peak_bytes", peak_bytes()}};
-    fmt::print("{}\n", j.dump(-1, ' ', false, Json::error_handler_t::replace));  // a prompt may hold broken UTF-8
+           {"decode_tokens_per_s",
+            g.decode_tokens > 0 ? static_cast<double>(g.decode_tokens) / g.decode_seconds : 0.0},
+           {"peak_bytes", peak_bytes()}};
+    fmt::print("{}\n", j.dump(-1, ' ', false,
+                              Json::error_handler_t::replace));  // a prompt may hold broken UTF-8
   }
 }
 
 }  // namespace
-const Command kGenerate{"generate", "continue a prompt", "sutor generate model/ --prompt 'User: hi\\n\\nAssistant:' --max-tokens 32", declare, run};
+const Command kGenerate{"generate", "continue a prompt",
+                        "sutor generate model/ --prompt 'User: hi\\n\\nAssistant:' --max-tokens 32",
+                        declare, run};
 }  // namespace sutor

@@ -9,7 +9,8 @@ namespace sutor {
 namespace {
 
 void declare(Args& a) {
-  a.positional("CONFIG", "config.json, or a folder with one (tokenizer files beside it are copied)");
+  a.positional("CONFIG",
+               "config.json, or a folder with one (tokenizer files beside it are copied)");
   a.string("out", "hub folder to write");
   a.integer("seed", "of the weights", 0, 0, INT64_MAX / 2);
   a.choice("weights", "type in the file", "BF16", {"BF16", "F32"});
@@ -18,11 +19,13 @@ void declare(Args& a) {
 void run(const Args& a) {
   const std::string& out = a.required("out");
   Config config = read_config(a.str("CONFIG"));
-  auto source = random_source(config, static_cast<uint64_t>(a.num("seed")), a.str("weights") == "F32" ? DType::F32 : DType::BF16);
+  auto source = random_source(config, static_cast<uint64_t>(a.num("seed")),
+                              a.str("weights") == "F32" ? DType::F32 : DType::BF16);
   auto model = make_model(config, source);
   write_model(out, *model, std::filesystem::path(config.where).parent_path().string());
 }
 
 }  // namespace
-const Command kInit{"init", "a new model with seeded random weights", "sutor init config.json --seed 1 --out model/", declare, run};
+const Command kInit{"init", "a new model with seeded random weights",
+                    "sutor init config.json --seed 1 --out model/", declare, run};
 }  // namespace sutor

@@ -34,20 +34,37 @@ void run(const Args& a) {
     bytes += p.value.nbytes();
   }
   int64_t moe = static_cast<int64_t>(c.moe_layers().size());
-  int64_t active = total - groups["routed experts"] + (c.experts > 0 ? groups["routed experts"] / c.experts * c.route.top_k : 0);
+  int64_t active = total - groups["routed experts"] +
+                   (c.experts > 0 ? groups["routed experts"] / c.experts * c.route.top_k : 0);
   if (a.on("json"))
-    return print_json({{"model_type", c.model_type}, {"parameters", total}, {"active_parameters", active}, {"bytes", bytes},
-                       {"layers", c.layers}, {"moe_layers", moe}, {"experts", c.experts}, {"top_k", c.route.top_k}, {"hidden", c.hidden},
-                       {"expert_width", c.expert_width}, {"vocab", c.vocab}, {"groups", groups}, {"dtypes", dtypes}});
-  fmt::print("{}  {:.3f} M parameters ({:.3f} M active per token), {:.1f} MB\n", c.model_type, static_cast<double>(total) * 1e-6,
-             static_cast<double>(active) * 1e-6, static_cast<double>(bytes) * 1e-6);
-  fmt::print("layers {} ({} MoE), hidden {}, heads {}, vocabulary {}\n", c.layers, moe, c.hidden, c.heads, c.vocab);
-  fmt::print("experts {} per MoE layer, top-{}, width {}, shared {}\n\n", c.experts, c.route.top_k, c.expert_width, c.shared_experts);
+    return print_json({{"model_type", c.model_type},
+                       {"parameters", total},
+                       {"active_parameters", active},
+                       {"bytes", bytes},
+                       {"layers", c.layers},
+                       {"moe_layers", moe},
+                       {"experts", c.experts},
+                       {"top_k", c.route.top_k},
+                       {"hidden", c.hidden},
+                       {"expert_width", c.expert_width},
+                       {"vocab", c.vocab},
+                       {"groups", groups},
+                       {"dtypes", dtypes}});
+  fmt::print("{}  {:.3f} M parameters ({:.3f} M active per token), {:.1f} MB\n", c.model_type,
+             static_cast<double>(total) * 1e-6, static_cast<double>(active) * 1e-6,
+             static_cast<double>(bytes) * 1e-6);
+  fmt::print("layers {} ({} MoE), hidden {}, heads {}, vocabulary {}\n", c.layers, moe, c.hidden,
+             c.heads, c.vocab);
+  fmt::print("experts {} per MoE layer, top-{}, width {}, shared {}\n\n", c.experts, c.route.top_k,
+             c.expert_width, c.shared_experts);
   for (const auto& [g, n] : groups)
-    if (n > 0) fmt::print("  {:<20} {:>14}  {:5.1f} %\n", g, n, 100.0 * static_cast<double>(n) / static_cast<double>(total));
+    if (n > 0)
+      fmt::print("  {:<20} {:>14}  {:5.1f} %\n", g, n,
+                 100.0 * static_cast<double>(n) / static_cast<double>(total));
   for (const auto& [d, n] : dtypes) fmt::print("  {:<20} {:>14}\n", d, n);
 }
 
 }  // namespace
-const Command kInspect{"inspect", "shapes, parameters by group, types of a model", "sutor inspect model/", declare, run};
+const Command kInspect{"inspect", "shapes, parameters by group, types of a model",
+                       "sutor inspect model/", declare, run};
 }  // namespace sutor

@@ -13,7 +13,9 @@ namespace {
 constexpr const char* kVersion = "0.1.0";
 
 int usage(FILE* to) {
-  fmt::print(to, "sutor: trains and runs Mixture-of-Experts models; ESFT: trains only the experts that carry a task\n\n");
+  fmt::print(to,
+             "sutor: trains and runs Mixture-of-Experts models; ESFT: trains only the experts that "
+             "carry a task\n\n");
   for (const Command* c : commands()) fmt::print(to, "  {:<10} {}\n", c->name, c->summary);
   fmt::print(to, "\nsutor COMMAND --help tells more.\n");
   return to == stdout ? 0 : 2;
@@ -29,7 +31,8 @@ int run(const Command& c, int argc, char** argv) {
   Args args(c.name, c.summary, c.example);
   c.declare(args);
   if (args.parse(argc, argv)) c.run(args);
-  if (std::fflush(stdout) != 0) fail("standard output: cannot be written: {}", std::strerror(errno));
+  if (std::fflush(stdout) != 0)
+    fail("standard output: cannot be written: {}", std::strerror(errno));
   return 0;
 }
 

@@ -9,14 +9,14 @@ namespace sutor {
 namespace {
 
 void declare(Args& a) {
-  a.positionals("DIR", "folders with log.jsonl, scores.json, expert_cfg.json, results.json or run.yaml");
+  a.positionals("DIR",
+                "folders with log.jsonl, scores.json, expert_cfg.json, results.json or run.yaml");
   a.string("out", "HTML file to write");
 }
 
-void run(const Args& a) {
-  write_file_atomic(a.required("out"), make_report(a.all("DIR")));
-}
+void run(const Args& a) { write_file_atomic(a.required("out"), make_report(a.all("DIR"))); }
 
 }  // namespace
-const Command kReport{"report", "one HTML page: curves, expert scores, comparisons", "sutor report run/ --out report.html", declare, run};
+const Command kReport{"report", "one HTML page: curves, expert scores, comparisons",
+                      "sutor report run/ --out report.html", declare, run};
 }  // namespace sutor

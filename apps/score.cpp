@@ -19,7 +19,9 @@ struct Collector : Trace {
   std::map<int, std::string> raw;  // layer -> lines, when asked for
   bool keep_raw;
   Collector(const Config& c, bool per_sample, bool normalize, bool keep_raw)
-      : acc(static_cast<int>(c.experts), c.route.top_k, per_sample), normalize(normalize), keep_raw(keep_raw) {}
+      : acc(static_cast<int>(c.experts), c.route.top_k, per_sample),
+        normalize(normalize),
+        keep_raw(keep_raw) {}
   void routing(int layer, const Routing& r) override {
     int64_t K = r.expert.cols(), T = r.expert.rows();
     for (int64_t t = 0; t < T;) {
@@ -38,22 +40,27 @@ struct Collector : Trace {
 
 void write_raw(const std::string& dir, const std::map<int, std::string>& raw) {
   AtomicFolder folder(dir);
-  for (const auto& [layer, text] : raw) write_file_atomic(fmt::format("{}/expert_weights_{}.txt", folder.dir(), layer), text);
+  for (const auto& [layer, text] : raw)
+    write_file_atomic(fmt::format("{}/expert_weights_{}.txt", folder.dir(), layer), text);
   folder.commit();
 }
 
 void from_raw(const Args& a) {
-  for (const char* o : {"data", "tokens", "seq", "raw-dir", "adapter", "format", "normalise-gate", "skip-bad-rows", "MODEL"})
+  for (const char* o : {"data", "tokens", "seq", "raw-dir", "adapter", "format", "normalise-gate",
+                        "skip-bad-rows", "MODEL"})
     a.no_effect_unless(false, o, "--from-raw reads routing logs");
-  if (!a.given("top-k") || !a.given("experts")) throw UsageError("--from-raw needs --top-k and --experts: the logs do not say them");
-  write_scores(a.required("out"), scores_from_raw(a.str("from-raw"), static_cast<int>(a.num("top-k")), static_cast<int>(a.num("experts")),
-                                                  a.str("average") == "sample"));
+  if (!a.given("top-k") || !a.given("experts"))
+    throw UsageError("--from-raw needs --top-k and --experts: the logs do not say them");
+  write_scores(a.required("out"),
+               scores_from_raw(a.str("from-raw"), static_cast<int>(a.num("top-k")),
+                               static_cast<int>(a.num("experts")), a.str("average") == "sample"));
 }
 
 void run(const Args& a) {
   const std::string& out = a.required("out");
   if (a.given("from-raw")) return from_raw(a);
-  for (const char* o : {"top-k", "experts"}) a.no_effect_unless(false, o, "config.json says it (only --from-raw needs it)");
+  for (const char* o : {"top-k", "experts"})
+    a.no_effect_unless(false, o, "config.json says it (only --from-raw needs it)");
   if (!a.given("MODEL")) throw UsageError("MODEL is missing (or --from-raw DIR)");
   const std::string& file = a.required("data");
   Ctx ctx = a.context();
@@ -62,12 +69,16 @@ void run(const Args& a) {
   std::vector<Example> examples = load_examples(a, file, tok);
   int64_t want = a.num("tokens"), have = 0;
   size_t n = 0;
-  while (n < examples.size() && have < want) have += std::min<int64_t>(static_cast<int64_t>(examples[n++].ids.size()), a.num("seq"));
+  while (n < examples.size() && have < want)
+    have += std::min<int64_t>(static_cast<int64_t>(examples[n++].ids.size()), a.num("seq"));
   examples.resize(n);
   int64_t truncated = 0;
   std::vector<TrainRow> rows = pack(examples, Packing::kDocuments, a.num("seq"), 0, 0, truncated);
-  if (truncated > 0 && !a.on("quiet")) fmt::print(stderr, "{} of {} samples are longer than --seq {} and lost their end\n", truncated, n, a.num("seq"));
-  Collector tap(model->config, a.str("average") == "sample", a.on("normalise-gate"), a.given("raw-dir"));
+  if (truncated > 0 && !a.on("quiet"))
+    fmt::print(stderr, "{} of {} samples are longer than --seq {} and lost their end\n", truncated,
+               n, a.num("seq"));
+  Collector tap(model->config, a.str("average") == "sample", a.on("normalise-gate"),
+                a.given("raw-dir"));
   Stopwatch watch;
   int64_t tokens = 0;
   for (const TrainRow& r : rows) {
@@ -81,9 +92,14 @@ void run(const Args& a) {
   write_scores(out, tap.acc.scores());
   if (a.given("raw-dir")) write_raw(a.str("raw-dir"), tap.raw);
   if (a.on("json"))
-    return print_json({{"samples", n}, {"tokens", tokens}, {"seconds", seconds}, {"tokens_per_s", static_cast<double>(tokens) / seconds}, {"peak_bytes", peak_bytes()}});
-  fmt::print("scored {} experts in {} layers on {} tokens of {} samples, {:.1f} tokens/s -> {}\n", model->config.experts, model->config.moe_layers().size(),
-             tokens, n, static_cast<double>(tokens) / seconds, out);
+    return print_json({{"samples", n},
+                       {"tokens", tokens},
+                       {"seconds", seconds},
+                       {"tokens_per_s", static_cast<double>(tokens) / seconds},
+                       {"peak_bytes", peak_bytes()}});
+  fmt::print("scored {} experts in {} layers on {} tokens of {} samples, {:.1f} tokens/s -> {}\n",
+             model->config.experts, model->config.moe_layers().size(), tokens, n,
+             static_cast<double>(tokens) / seconds, out);
 }
 
 void declare(Args& a) {
@@ -92,7 +108,9 @@ void declare(Args& a) {
   a.string("out", "scores.json to write");
   a.integer("tokens", "how many of the data's tokens to use", 131072, 1, int64_t{1} << 40);
   a.integer("seq", "tokens of a row; samples share rows, never attention", 4096, 1, 1 << 20);
-  a.choice("average", "over all tokens (as published), or the mean of the samples' scores (as in the paper)", "pooled", {"pooled", "sample"});
+  a.choice("average",
+           "over all tokens (as published), or the mean of the samples' scores (as in the paper)",
+           "pooled", {"pooled", "sample"});
   a.flag("normalise-gate", "gate scores from weights that sum to 1 per token");
   a.string("raw-dir", "also write routing logs expert_weights_<layer>.txt here");
   a.string("from-raw", "make the scores from such logs instead of running a model");
@@ -101,5 +119,6 @@ void declare(Args& a) {
 }
 
 }  // namespace
-const Command kScore{"score", "expert scores of a task", "sutor score model/ --data task.jsonl --out scores.json", declare, run};
+const Command kScore{"score", "expert scores of a task",
+                     "sutor score model/ --data task.jsonl --out scores.json", declare, run};
 }  // namespace sutor

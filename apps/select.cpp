@@ -10,7 +10,9 @@ namespace {
 void declare(Args& a) {
   a.positional("SCORES", "scores.json of sutor score");
   a.choice("score", "which score", "token", {"token", "gate"});
-  a.real("top-p", "take experts until their cumulative score reaches this (paper: 0.2 token, 0.1 gate)", 0.2, 0, 1);
+  a.real("top-p",
+         "take experts until their cumulative score reaches this (paper: 0.2 token, 0.1 gate)", 0.2,
+         0, 1);
   a.string("out", "expert_cfg.json to write");
   a.flag("train-shared", "train the shared experts too");
   a.flag("train-non-expert", "train attention, norms, router, embeddings and head too");
@@ -34,11 +36,16 @@ void run(const Args& a) {
     layers[std::to_string(layer)] = ids.size();
     total += ids.size();
   }
-  if (a.on("json")) return print_json({{"score", a.str("score")}, {"top_p", p}, {"experts", total}, {"per_layer", layers}});
-  fmt::print("{} experts in {} layers ({:.2f} per layer) by {} score, p = {}\n", total, c.experts.size(),
-             static_cast<double>(total) / static_cast<double>(c.experts.size()), a.str("score"), p);
+  if (a.on("json"))
+    return print_json(
+        {{"score", a.str("score")}, {"top_p", p}, {"experts", total}, {"per_layer", layers}});
+  fmt::print("{} experts in {} layers ({:.2f} per layer) by {} score, p = {}\n", total,
+             c.experts.size(), static_cast<double>(total) / static_cast<double>(c.experts.size()),
+             a.str("score"), p);
 }
 
 }  // namespace
-const Command kSelect{"select", "choose a task's experts from their scores", "sutor select scores.json --score token --top-p 0.2 --out expert_cfg.json", declare, run};
+const Command kSelect{"select", "choose a task's experts from their scores",
+                      "sutor select scores.json --score token --top-p 0.2 --out expert_cfg.json",
+                      declare, run};
 }  // namespace sutor

@@ -9,17 +9,21 @@ namespace {
 
 // Columns on the terminal: code points, not bytes. (No wide characters in our tables.)
 size_t width(const std::string& s) {
-  return static_cast<size_t>(std::count_if(s.begin(), s.end(), [](char c) { return (c & 0xC0) != 0x80; }));
+  return static_cast<size_t>(
+      std::count_if(s.begin(), s.end(), [](char c) { return (c & 0xC0) != 0x80; }));
 }
 
 bool numeric(const std::string& s) {
-  return s.empty() || s == "-" || (s.find_first_not_of("0123456789.,+-e%") == s.npos && s.find_first_of("0123456789") != s.npos);
+  return s.empty() || s == "-" ||
+         (s.find_first_not_of("0123456789.,+-e%") == s.npos &&
+          s.find_first_of("0123456789") != s.npos);
 }
 
 }  // namespace
 
 void Table::row(std::vector<std::string> cells) {
-  check(cells.size() == heads_.size(), "internal: table row of {} cells under {} heads", cells.size(), heads_.size());
+  check(cells.size() == heads_.size(), "internal: table row of {} cells under {} heads",
+        cells.size(), heads_.size());
   rows_.push_back(std::move(cells));
 }
 

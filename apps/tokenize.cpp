@@ -30,16 +30,23 @@ void run(const Args& a) {
       check(j.is_array(), "{}: not a list of ids", where);
       std::vector<int32_t> ids;
       for (const Json& v : j) {
-        check(v.is_number_integer() && v.get<int64_t>() >= 0 && v.get<int64_t>() < tok.vocab_size(), "{}: id {} of a vocabulary of {}", where, v.dump(), tok.vocab_size());
+        check(v.is_number_integer() && v.get<int64_t>() >= 0 && v.get<int64_t>() < tok.vocab_size(),
+              "{}: id {} of a vocabulary of {}", where, v.dump(), tok.vocab_size());
         ids.push_back(v.get<int32_t>());
       }
       fmt::print("{}\n", Json(tok.decode(ids)).dump());
     } else if (chat) {
       Json j = parse_json(line, where);
-      check(j.is_object() && j.contains("messages") && j["messages"].is_array(), "{}: has no messages", where);
+      check(j.is_object() && j.contains("messages") && j["messages"].is_array(),
+            "{}: has no messages", where);
       std::vector<Message> messages;
-      for (const Json& m : j["messages"]) messages.push_back({get<std::string>(m, "role", where), get<std::string>(m, "content", where), false});
-      fmt::print("{}\n", Json(tok.encode(chat->render(messages, messages.back().role != "assistant"), false)).dump());
+      for (const Json& m : j["messages"])
+        messages.push_back(
+            {get<std::string>(m, "role", where), get<std::string>(m, "content", where), false});
+      fmt::print(
+          "{}\n",
+          Json(tok.encode(chat->render(messages, messages.back().role != "assistant"), false))
+              .dump());
     } else {
       fmt::print("{}\n", Json(tok.encode(line, !a.on("no-special"))).dump());
     }
@@ -47,5 +54,6 @@ void run(const Args& a) {
 }
 
 }  // namespace
-const Command kTokenize{"tokenize", "text on stdin to ids, and back", "echo hello | sutor tokenize model/", declare, run};
+const Command kTokenize{"tokenize", "text on stdin to ids, and back",
+                        "echo hello | sutor tokenize model/", declare, run};
 }  // namespace sutor

@@ -26,5 +26,8 @@ void run(const Args& a) {
 }
 
 }  // namespace
-const Command kTrace{"trace", "logits, loss, gradients and activations for comparison", "sutor trace model/ --input in.safetensors --out out.safetensors --grads --dtype f32", declare, run};
+const Command kTrace{
+    "trace", "logits, loss, gradients and activations for comparison",
+    "sutor trace model/ --input in.safetensors --out out.safetensors --grads --dtype f32", declare,
+    run};
 }  // namespace sutor

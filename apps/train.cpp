@@ -22,7 +22,8 @@ volatile std::sig_atomic_t stop_asked = 0;
 void declare(Args& a) {
   declare_model(a);
   declare_data(a);
-  a.choice("method", "what trains: the selected experts, everything, or LoRA factors", "esft", {"esft", "full", "lora"});
+  a.choice("method", "what trains: the selected experts, everything, or LoRA factors", "esft",
+           {"esft", "full", "lora"});
   a.string("experts", "expert_cfg.json of sutor select (esft)");
   a.string("out", "run folder");
   a.integer("steps", "optimiser steps", 100, 1, 1 << 30);
@@ -30,7 +31,8 @@ void declare(Args& a) {
   a.integer("grad-accum", "micro-batches per step", 1, 1, 1 << 20);
   a.integer("seq", "tokens per row", 4096, 2, 1 << 20);
   a.real("lr", "peak learning rate", 1e-5, 0, 1e3);
-  a.choice("schedule", "of the learning rate after warm-up", "constant", {"constant", "linear", "cosine"});
+  a.choice("schedule", "of the learning rate after warm-up", "constant",
+           {"constant", "linear", "cosine"});
   a.integer("warmup", "steps of linear warm-up", 0, 0, 1 << 30);
   a.real("weight-decay", "decoupled, on matrices", 0.1, 0, 10);
   a.real("beta1", "AdamW", 0.9, 0, 0.99999);
@@ -40,7 +42,8 @@ void declare(Args& a) {
   a.flag("resume", "go on from the newest checkpoint in --out");
   a.string("eval-data", "rows for eval_loss");
   a.integer("eval-every", "evaluate every N steps (and at the end)", 100, 1, 1 << 30);
-  a.choice("packing", "rows of whole documents, one row per example, or the ESFT authors' stream", "documents", {"documents", "none", "esft-compat"});
+  a.choice("packing", "rows of whole documents, one row per example, or the ESFT authors' stream",
+           "documents", {"documents", "none", "esft-compat"});
   a.choice("order", "of rows", "shuffle", {"shuffle", "file"});
   a.real("aux-loss", "weight of the router's balance loss; 0: none", 0, 0, 10);
   a.flag("recompute", "keep only block inputs for backward: less memory, same bits");
@@ -51,7 +54,8 @@ void declare(Args& a) {
 LoraOptions choose_what_trains(const Args& a, Model& model, std::string& expert_cfg) {
   const std::string& method = a.str("method");
   a.no_effect_unless(method == "esft", "experts", "only --method esft selects experts");
-  for (const char* o : {"rank", "alpha"}) a.no_effect_unless(method == "lora", o, "only --method lora has it");
+  for (const char* o : {"rank", "alpha"})
+    a.no_effect_unless(method == "lora", o, "only --method lora has it");
   LoraOptions lora{a.num("rank"), a.real("alpha"), {}};
   model.params.freeze_all();
   if (method == "full") {
@@ -79,14 +83,17 @@ TrainOptions train_options(const Args& a) {
   o.warmup = a.num("warmup");
   o.clip = a.real("clip");
   o.aux_alpha = a.real("aux-loss");
-  o.schedule = a.str("schedule") == "linear" ? Schedule::kLinear : a.str("schedule") == "cosine" ? Schedule::kCosine : Schedule::kConstant;
+  o.schedule = a.str("schedule") == "linear"   ? Schedule::kLinear
+               : a.str("schedule") == "cosine" ? Schedule::kCosine
+                                               : Schedule::kConstant;
   o.adamw.weight_decay = a.real("weight-decay");
   o.adamw.beta1 = a.real("beta1");
   o.adamw.beta2 = a.real("beta2");
   o.mean = a.str("packing") == "esft-compat" ? LossMean::kMeans : LossMean::kTokens;
   o.shuffle = a.str("order") == "shuffle";
   o.seed = static_cast<uint64_t>(a.num("seed"));
-  a.no_effect_unless(o.aux_alpha == 0 || !a.on("recompute"), "recompute", "blocks with a balance loss are not recomputed");
+  a.no_effect_unless(o.aux_alpha == 0 || !a.on("recompute"), "recompute",
+                     "blocks with a balance loss are not recomputed");
   check(o.warmup <= o.steps, "--warmup {} is longer than --steps {}", o.warmup, o.steps);
   return o;
 }
@@ -94,14 +101,17 @@ TrainOptions train_options(const Args& a) {
 // What must be equal for a checkpoint to be gone on with: everything but where and how long.
 std::string run_identity(const Args& a) {
   std::string id = hash_file(a.str("data")) + hash_file(a.str("MODEL") + "/config.json");
-  for (const char* o : {"method", "batch", "grad-accum", "seq", "lr", "weight-decay", "beta1", "beta2", "clip", "packing", "order", "aux-loss", "seed", "dtype", "format", "rank", "alpha"})
+  for (const char* o :
+       {"method", "batch", "grad-accum", "seq", "lr", "weight-decay", "beta1", "beta2", "clip",
+        "packing", "order", "aux-loss", "seed", "dtype", "format", "rank", "alpha"})
     id += std::string(" ") + o + "=" + a.str(o);
   return id;
 }
 
 class Log {
  public:
-  Log(const std::string& path, bool append) : file_(path, append ? std::ios::app : std::ios::trunc), path_(path) {
+  Log(const std::string& path, bool append)
+      : file_(path, append ? std::ios::app : std::ios::trunc), path_(path) {
     check(file_.is_open(), "{}: cannot be written", path);
   }
   void line(const Json& j) {
@@ -124,12 +134,19 @@ void run(const Args& a) {
   std::string expert_cfg;
   LoraOptions lora = choose_what_trains(a, *model, expert_cfg);
   bool is_lora = a.str("method") == "lora", full = a.str("method") == "full";
-  check(!fs::exists(out) || fs::is_empty(out) || a.on("resume"), "{}: is not empty (--resume goes on with the run in it)", out);
+  check(!fs::exists(out) || fs::is_empty(out) || a.on("resume"),
+        "{}: is not empty (--resume goes on with the run in it)", out);
   int64_t truncated = 0;
   uint64_t pack_seed = a.given("seed") ? opt.seed : 5934875;  // the authors' configs/base.yaml
-  std::vector<TrainRow> rows = pack(load_examples(a, data, tok), packing_of(a), a.num("seq"), tok.eos(), pack_seed, truncated), eval_rows;
-  if (truncated > 0) fmt::print(stderr, "{} examples are longer than --seq {} and lost their end\n", truncated, a.num("seq"));
-  if (a.given("eval-data")) eval_rows = pack(load_examples(a, a.str("eval-data"), tok), Packing::kDocuments, a.num("seq"), tok.eos(), 0, truncated);
+  std::vector<TrainRow> rows = pack(load_examples(a, data, tok), packing_of(a), a.num("seq"),
+                                    tok.eos(), pack_seed, truncated),
+                        eval_rows;
+  if (truncated > 0)
+    fmt::print(stderr, "{} examples are longer than --seq {} and lost their end\n", truncated,
+               a.num("seq"));
+  if (a.given("eval-data"))
+    eval_rows = pack(load_examples(a, a.str("eval-data"), tok), Packing::kDocuments, a.num("seq"),
+                     tok.eos(), 0, truncated);
   model->params.prepare_training(ctx.compute);
   model->recompute = a.on("recompute");
   std::error_code ec;
@@ -144,33 +161,55 @@ void run(const Args& a) {
   check(done <= opt.steps, "{}: is at step {}, --steps is {}", newest, done, opt.steps);
   write_file_atomic(out + "/run.yaml", a.yaml());
   Log log(out + "/log.jsonl", !newest.empty());
-  log.line({{"config", a.yaml()}, {"identity", identity}, {"trainable_parameters", trainable}, {"rows", rows.size()}, {"resumed_at", done}});
+  log.line({{"config", a.yaml()},
+            {"identity", identity},
+            {"trainable_parameters", trainable},
+            {"rows", rows.size()},
+            {"resumed_at", done}});
   for (int sig : {SIGTERM, SIGUSR1}) std::signal(sig, [](int) { stop_asked = 1; });
   if (!a.on("quiet"))
-    fmt::print(stderr, "{} rows of up to {} tokens; {} trainable parameters; {} tokens a step\n", rows.size(), a.num("seq"), trainable,
-               opt.batch * opt.grad_accum * a.num("seq"));
-  auto save = [&](int64_t step) { write_state(fmt::format("{}/checkpoint-{}", out, step), *model, step, identity); };
+    fmt::print(stderr, "{} rows of up to {} tokens; {} trainable parameters; {} tokens a step\n",
+               rows.size(), a.num("seq"), trainable, opt.batch * opt.grad_accum * a.num("seq"));
+  auto save = [&](int64_t step) {
+    write_state(fmt::format("{}/checkpoint-{}", out, step), *model, step, identity);
+  };
   bool stopped = false;
   train(ctx, *model, rows, opt, done, [&](const StepLog& s) {
-    Json j{{"step", s.step}, {"loss", Json::parse(fmt::format("{:.9g}", s.loss))}, {"tokens", s.tokens}, {"trained_tokens", s.trained_tokens},
-           {"tokens_per_s", static_cast<double>(s.tokens) / s.seconds}, {"grad_norm", s.grad_norm}, {"lr", s.lr}, {"peak_bytes", peak_bytes()}, {"seconds", s.seconds}};
-    if (!eval_rows.empty() && (s.step % a.num("eval-every") == 0 || s.step == opt.steps)) j["eval_loss"] = evaluate_loss(ctx, *model, eval_rows, 1);
+    Json j{{"step", s.step},
+           {"loss", Json::parse(fmt::format("{:.9g}", s.loss))},
+           {"tokens", s.tokens},
+           {"trained_tokens", s.trained_tokens},
+           {"tokens_per_s", static_cast<double>(s.tokens) / s.seconds},
+           {"grad_norm", s.grad_norm},
+           {"lr", s.lr},
+           {"peak_bytes", peak_bytes()},
+           {"seconds", s.seconds}};
+    if (!eval_rows.empty() && (s.step % a.num("eval-every") == 0 || s.step == opt.steps))
+      j["eval_loss"] = evaluate_loss(ctx, *model, eval_rows, 1);
     log.line(j);
     bool show = s.step % std::max<int64_t>(1, opt.steps / 20) == 0 || s.step == opt.steps;
     if (!a.on("quiet") && show)
-      fmt::print(stderr, "step {}/{}  loss {:.9g}  norm {:.3g}  {:.0f} tokens/s\n", s.step, opt.steps, s.loss, s.grad_norm, static_cast<double>(s.tokens) / s.seconds);
+      fmt::print(stderr, "step {}/{}  loss {:.9g}  norm {:.3g}  {:.0f} tokens/s\n", s.step,
+                 opt.steps, s.loss, s.grad_norm, static_cast<double>(s.tokens) / s.seconds);
     stopped = stop_asked != 0;
     if (stopped || (a.num("save-every") > 0 && s.step % a.num("save-every") == 0)) save(s.step);
     return !stopped;
   });
   if (stopped) return;
-  if (full) write_model(out + "/model", *model, a.str("MODEL"));
-  else write_adapter(out + "/adapter", *model, a.str("MODEL"), expert_cfg, is_lora ? &lora : nullptr);
+  if (full)
+    write_model(out + "/model", *model, a.str("MODEL"));
+  else
+    write_adapter(out + "/adapter", *model, a.str("MODEL"), expert_cfg, is_lora ? &lora : nullptr);
   std::string result = out + (full ? "/model" : "/adapter");
-  if (a.on("json")) return print_json({{"out", result}, {"trainable_parameters", trainable}, {"peak_bytes", peak_bytes()}});
+  if (a.on("json"))
+    return print_json(
+        {{"out", result}, {"trainable_parameters", trainable}, {"peak_bytes", peak_bytes()}});
   fmt::print("{}\n", result);
 }
 
 }  // namespace
-const Command kTrain{"train", "train experts (ESFT), LoRA factors, or everything", "sutor train model/ --data task.jsonl --method esft --experts expert_cfg.json --out run/", declare, run};
+const Command kTrain{
+    "train", "train experts (ESFT), LoRA factors, or everything",
+    "sutor train model/ --data task.jsonl --method esft --experts expert_cfg.json --out run/",
+    declare, run};
 }  // namespace sutor

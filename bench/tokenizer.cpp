@@ -1,4 +1,5 @@
-// Prints encode MB/s for a tokenizer folder on a file of JSON strings, one per line. Built and run by bench/tokenizer.py.
+// Prints encode MB/s for a tokenizer folder on a file of JSON strings, one per line. Built and run
+// by bench/tokenizer.py.
 
 #include "io/tokenizer.h"
 
@@ -11,7 +12,8 @@ int main(int, char** argv) {
   auto t = sutor::Tokenizer::load(argv[1]);
   std::vector<std::string> text;
   std::ifstream f(argv[2]);
-  for (std::string line; std::getline(f, line);) text.push_back(nlohmann::json::parse(line).get<std::string>());
+  for (std::string line; std::getline(f, line);)
+    text.push_back(nlohmann::json::parse(line).get<std::string>());
   double best = 0;
   size_t ids = 0;
   for (int r = 0; r < 3; ++r) {

@@ -3,7 +3,8 @@
 namespace sutor {
 
 const Backend& cpu_backend() {
-  static const Backend table{"cpu",
+  static const Backend table{
+      "cpu",
 #define KERNEL(fn, sig) cpu::fn,
 #include "engine/kernels.def"
 #undef KERNEL

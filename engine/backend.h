@@ -1,5 +1,6 @@
 #pragma once
-// A device's table of kernels, generated from kernels.def. A kernel that a device lacks is a link error.
+// A device's table of kernels, generated from kernels.def. A kernel that a device lacks is a link
+// error.
 
 #include "engine/moe.h"
 #include "engine/tensor.h"
@@ -10,7 +11,7 @@ enum class Compute { kF32, kBF16 };
 
 struct AdamWStep {
   float lr, beta1, beta2, eps, weight_decay;
-  float grad_scale;    // the gradient is multiplied by this first (clipping)
+  float grad_scale;     // the gradient is multiplied by this first (clipping)
   double bias1, bias2;  // 1 - beta^t
 };
 
@@ -36,7 +37,8 @@ namespace cpu {
 const Backend& cpu_backend();
 Ctx cpu_context(Compute compute);
 
-// Why CUDA can't be used, in one sentence; empty when it can. (cuda/no_cuda.cpp when built without it.)
+// Why CUDA can't be used, in one sentence; empty when it can. (cuda/no_cuda.cpp when built without
+// it.)
 std::string cuda_unusable_because();
 
 }  // namespace sutor

@@ -14,18 +14,23 @@ enum class DType : uint8_t { F32, BF16, F16, F64, I64, I32, I16, I8, U8, BOOL };
 constexpr int64_t size_of(DType t) {
   switch (t) {
     case DType::F64:
-    case DType::I64: return 8;
+    case DType::I64:
+      return 8;
     case DType::F32:
-    case DType::I32: return 4;
+    case DType::I32:
+      return 4;
     case DType::BF16:
     case DType::F16:
-    case DType::I16: return 2;
-    default: return 1;
+    case DType::I16:
+      return 2;
+    default:
+      return 1;
   }
 }
 
 constexpr std::string_view name_of(DType t) {
-  constexpr std::string_view names[] = {"F32", "BF16", "F16", "F64", "I64", "I32", "I16", "I8", "U8", "BOOL"};
+  constexpr std::string_view names[] = {"F32", "BF16", "F16", "F64", "I64",
+                                        "I32", "I16",  "I8",  "U8",  "BOOL"};
   return names[static_cast<int>(t)];
 }
 
@@ -35,8 +40,9 @@ struct bf16 {
   bf16() = default;
   explicit bf16(float f) {
     uint32_t u = std::bit_cast<uint32_t>(f);
-    bits = (u & 0x7fffffff) > 0x7f800000 ? static_cast<uint16_t>((u >> 16) | 0x40)
-                                         : static_cast<uint16_t>((u + 0x7fff + ((u >> 16) & 1)) >> 16);
+    bits = (u & 0x7fffffff) > 0x7f800000
+               ? static_cast<uint16_t>((u >> 16) | 0x40)
+               : static_cast<uint16_t>((u + 0x7fff + ((u >> 16) & 1)) >> 16);
   }
   operator float() const { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
 };
@@ -49,22 +55,47 @@ struct f16 {
 
 template <class T>
 constexpr DType dtype_of();
-template <> constexpr DType dtype_of<float>() { return DType::F32; }
-template <> constexpr DType dtype_of<double>() { return DType::F64; }
-template <> constexpr DType dtype_of<bf16>() { return DType::BF16; }
-template <> constexpr DType dtype_of<f16>() { return DType::F16; }
-template <> constexpr DType dtype_of<int64_t>() { return DType::I64; }
-template <> constexpr DType dtype_of<int32_t>() { return DType::I32; }
-template <> constexpr DType dtype_of<uint8_t>() { return DType::U8; }
+template <>
+constexpr DType dtype_of<float>() {
+  return DType::F32;
+}
+template <>
+constexpr DType dtype_of<double>() {
+  return DType::F64;
+}
+template <>
+constexpr DType dtype_of<bf16>() {
+  return DType::BF16;
+}
+template <>
+constexpr DType dtype_of<f16>() {
+  return DType::F16;
+}
+template <>
+constexpr DType dtype_of<int64_t>() {
+  return DType::I64;
+}
+template <>
+constexpr DType dtype_of<int32_t>() {
+  return DType::I32;
+}
+template <>
+constexpr DType dtype_of<uint8_t>() {
+  return DType::U8;
+}
 
 // Calls fn(T{}) with the C++ type of a floating weight dtype: the only dtype switch.
 template <class F>
 decltype(auto) visit_float(DType t, F&& fn) {
   switch (t) {
-    case DType::F32: return fn(float{});
-    case DType::BF16: return fn(bf16{});
-    case DType::F16: return fn(f16{});
-    default: fail("weights of type {} are not supported (F32, BF16, F16)", name_of(t));
+    case DType::F32:
+      return fn(float{});
+    case DType::BF16:
+      return fn(bf16{});
+    case DType::F16:
+      return fn(f16{});
+    default:
+      fail("weights of type {} are not supported (F32, BF16, F16)", name_of(t));
   }
 }
 

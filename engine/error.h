@@ -1,6 +1,7 @@
 #pragma once
-// The only way things fail: `fail("...", values)` throws Error with one line for the user; `check(cond, "...", values)` likewise.
-// Library code throws, apps/main.cpp catches once, prints the line and exits 1.
+// The only way things fail: `fail("...", values)` throws Error with one line for the user;
+// `check(cond, "...", values)` likewise. Library code throws, apps/main.cpp catches once, prints
+// the line and exits 1.
 
 #include <fmt/format.h>
 
@@ -21,7 +22,8 @@ template <class... A>
 
 template <class... A>
 void check(bool ok, fmt::format_string<A...> f, A&&... a) {
-  if (!ok) [[unlikely]] throw Error(fmt::format(f, std::forward<A>(a)...));
+  if (!ok) [[unlikely]]
+    throw Error(fmt::format(f, std::forward<A>(a)...));
 }
 
 }  // namespace sutor

@@ -1,5 +1,6 @@
 #pragma once
-// What the MoE kernels and ops share: routing options, tokens sorted by expert, a layer's experts as a table of views.
+// What the MoE kernels and ops share: routing options, tokens sorted by expert, a layer's experts
+// as a table of views.
 
 #include <vector>
 
@@ -8,14 +9,19 @@
 namespace sutor {
 
 enum class RouteScore { kSoftmax, kSigmoid };
-enum class GroupScore { kMax, kTop2Sum };  // how a group of experts is rated: DeepSeek-V2 max, V3 sum of the two best
+enum class GroupScore {
+  kMax,
+  kTop2Sum
+};  // how a group of experts is rated: DeepSeek-V2 max, V3 sum of the two best
 
 struct RouteOptions {
   int top_k = 1;
   RouteScore score = RouteScore::kSoftmax;
   bool normalize = false;  // weights of the chosen k divided by (their sum + 1e-20)
-  float scale = 1.0f;      // routed_scaling_factor, applied after normalisation when both are wanted by the family
-  int n_group = 1;         // experts come in n_group equal groups, of which the topk_group best-rated are eligible
+  float scale = 1.0f;  // routed_scaling_factor, applied after normalisation when both are wanted by
+                       // the family
+  int n_group =
+      1;  // experts come in n_group equal groups, of which the topk_group best-rated are eligible
   int topk_group = 1;
   GroupScore group_score = GroupScore::kMax;
 };
@@ -29,7 +35,8 @@ struct MoeIndex {
 };
 MoeIndex sort_by_expert(const Tensor& expert, int num_experts);  // expert I32 [T,K]
 
-// One layer's experts. Frozen ones point into the mapped file. As a gradient table: empty tensor = frozen, skipped.
+// One layer's experts. Frozen ones point into the mapped file. As a gradient table: empty tensor =
+// frozen, skipped.
 struct ExpertWeights {
   std::vector<Tensor> gate, up;  // [E] of [I,H]
   std::vector<Tensor> down;      // [E] of [H,I]

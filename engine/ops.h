@@ -1,30 +1,34 @@
 #pragma once
-// Every differentiable op on one page. Each lives in engine/ops/<stem>.cpp: the forward call, and its derivative beside it.
-// Shapes as in engine/kernels.def; errors name the parameter and both shapes.
+// Every differentiable op on one page. Each lives in engine/ops/<stem>.cpp: the forward call, and
+// its derivative beside it. Shapes as in engine/kernels.def; errors name the parameter and both
+// shapes.
 
 #include "engine/moe.h"
 #include "engine/tape.h"
 
 namespace sutor {
 
-Var linear(const Var& x, const Param& w, const Param* bias = nullptr);  // [T,K] -> [T,N]; adds the LoRA term if w has one
-Var linear_exact(const Var& x, const Param& w);                         // in f32 whatever the run computes in (routers)
+Var linear(const Var& x, const Param& w,
+           const Param* bias = nullptr);         // [T,K] -> [T,N]; adds the LoRA term if w has one
+Var linear_exact(const Var& x, const Param& w);  // in f32 whatever the run computes in (routers)
 Var rms_norm(const Var& x, const Param& w, float eps);
 
 struct RopeAngles {  // [T, D/2], by the position of each token
   Tensor cos, sin;
 };
-// MLA's query: rotates the last `rope` columns of each head of q[T*N, P+R]. For keys: rope(pe[T,R]).
+// MLA's query: rotates the last `rope` columns of each head of q[T*N, P+R]. For keys:
+// rope(pe[T,R]).
 Var rope_tail(const Var& q, int64_t rope, const RopeAngles& angles, bool interleaved);
 Var mla_key(const Var& nope, const Var& pe, int heads);  // [T*N,P], [T,R] -> [T*N,P+R]
-Var attention(const Var& q, const Var& k, const Var& v, const Tensor& start, int heads, int kv_heads, float scale);
+Var attention(const Var& q, const Var& k, const Var& v, const Tensor& start, int heads,
+              int kv_heads, float scale);
 
 Var add(const Var& a, const Var& b);
 Var scaled(const Var& x, float factor);
 Var swiglu(const Var& gate, const Var& up);
 Var embed(Tape& tape, const Tensor& ids, const Param& w);
-Var gather(const Var& x, const Tensor& idx);                       // rows; idx I32 [n]
-Var columns(const Var& x, int64_t lo, int64_t hi);                 // views: no copy, no node
+Var gather(const Var& x, const Tensor& idx);        // rows; idx I32 [n]
+Var columns(const Var& x, int64_t lo, int64_t hi);  // views: no copy, no node
 Var reshape(const Var& x, Shape shape);
 
 struct Routing {
@@ -44,12 +48,14 @@ struct ExpertBank {
 };
 Var moe_ffn(const Var& x, const Routing& routing, const ExpertBank& bank);
 
-// DeepSeek's sequence-wise balance loss: mean over rows b of sum_e f_be P_be; f_be = picks of e in row b / (T_b K / E), P_be = mean
-// probability. rows: first token of each row, and T. (modeling_deepseek.py, MoEGate.forward)
+// DeepSeek's sequence-wise balance loss: mean over rows b of sum_e f_be P_be; f_be = picks of e in
+// row b / (T_b K / E), P_be = mean probability. rows: first token of each row, and T.
+// (modeling_deepseek.py, MoEGate.forward)
 Var moe_balance_loss(const Routing& routing, const std::vector<int32_t>& rows);
 
-// scale * sum of -log p(target) over the tokens with target >= 0. Logits are made in chunks and never kept; only trained
-// tokens are multiplied with the head. nll[T], if given, receives each token's loss (0 where not trained).
+// scale * sum of -log p(target) over the tokens with target >= 0. Logits are made in chunks and
+// never kept; only trained tokens are multiplied with the head. nll[T], if given, receives each
+// token's loss (0 where not trained).
 Var lm_loss(const Var& x, const Param& head, const Tensor& targets, float scale, Tensor nll = {});
 
 }  // namespace sutor

@@ -29,7 +29,8 @@ double grad_norm(const std::vector<Param*>& params) {
   return std::sqrt(total);
 }
 
-void adamw(Ctx& ctx, const std::vector<Param*>& params, const AdamWOptions& opt, double lr, double grad_scale, int64_t t) {
+void adamw(Ctx& ctx, const std::vector<Param*>& params, const AdamWOptions& opt, double lr,
+           double grad_scale, int64_t t) {
   AdamWStep step{};
   step.lr = static_cast<float>(lr);
   step.beta1 = static_cast<float>(opt.beta1);
@@ -47,7 +48,8 @@ void adamw(Ctx& ctx, const std::vector<Param*>& params, const AdamWOptions& opt,
 double learning_rate(Schedule schedule, double peak, int64_t s, int64_t n, int64_t warmup) {
   if (s < warmup) return peak * static_cast<double>(s + 1) / static_cast<double>(warmup);
   if (schedule == Schedule::kConstant) return peak;
-  double x = static_cast<double>(s - warmup) / static_cast<double>(std::max<int64_t>(1, n - warmup));
+  double x =
+      static_cast<double>(s - warmup) / static_cast<double>(std::max<int64_t>(1, n - warmup));
   if (schedule == Schedule::kLinear) return peak * (1 - x);
   return peak * 0.5 * (1 + std::cos(std::numbers::pi * x));
 }

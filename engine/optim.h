@@ -1,5 +1,6 @@
 #pragma once
-// AdamW (arXiv 1711.05101, torch's arithmetic) over the trainable parameters, global-norm clipping, learning-rate schedules.
+// AdamW (arXiv 1711.05101, torch's arithmetic) over the trainable parameters, global-norm clipping,
+// learning-rate schedules.
 
 #include <string>
 
@@ -14,12 +15,14 @@ struct AdamWOptions {
 // 2-norm of all gradients, summed in double in a fixed order.
 double grad_norm(const std::vector<Param*>& params);
 
-// One step (t counts from 1) at `lr`; gradients are multiplied by grad_scale first. Weight decay is decoupled and applies to
-// matrices only.
-void adamw(Ctx& ctx, const std::vector<Param*>& params, const AdamWOptions& opt, double lr, double grad_scale, int64_t t);
+// One step (t counts from 1) at `lr`; gradients are multiplied by grad_scale first. Weight decay is
+// decoupled and applies to matrices only.
+void adamw(Ctx& ctx, const std::vector<Param*>& params, const AdamWOptions& opt, double lr,
+           double grad_scale, int64_t t);
 
 enum class Schedule { kConstant, kLinear, kCosine };
-// Learning rate of step s (0-based) of n: linear warm-up over `warmup` steps, then the schedule down to zero (constant: none).
+// Learning rate of step s (0-based) of n: linear warm-up over `warmup` steps, then the schedule
+// down to zero (constant: none).
 double learning_rate(Schedule schedule, double peak, int64_t s, int64_t n, int64_t warmup);
 
 }  // namespace sutor

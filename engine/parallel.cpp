@@ -1,6 +1,7 @@
-// The pool: num_threads() - 1 workers that spin briefly for the next region, then sleep on a condition variable. A region is
-// published under the mutex with a new generation number; threads take blocks from an atomic counter. Denormals are flushed in
-// every thread (products of tiny weights are otherwise several times slower). Test: tests/kernels/linear.cpp (thread counts).
+// The pool: num_threads() - 1 workers that spin briefly for the next region, then sleep on a
+// condition variable. A region is published under the mutex with a new generation number; threads
+// take blocks from an atomic counter. Denormals are flushed in every thread (products of tiny
+// weights are otherwise several times slower). Test: tests/kernels/linear.cpp (thread counts).
 
 #include "engine/parallel.h"
 
@@ -78,7 +79,8 @@ class Pool {
   }
 
  private:
-  static constexpr int kSpins = 4000;  // about 50-100 us: regions of one layer follow each other faster than that
+  static constexpr int kSpins =
+      4000;  // about 50-100 us: regions of one layer follow each other faster than that
 
   void take_blocks() {
     inside = true;
@@ -96,7 +98,8 @@ class Pool {
     this_index = index;
     flush_denormals();
     for (uint64_t seen = 0;;) {
-      for (int spin = 0; spin < kSpins && generation_.load(std::memory_order_acquire) == seen; ++spin)
+      for (int spin = 0; spin < kSpins && generation_.load(std::memory_order_acquire) == seen;
+           ++spin)
         _mm_pause();
       {
         std::unique_lock lock(mutex_);
@@ -163,7 +166,8 @@ void parallel_for(int64_t n, int64_t grain, const Body& fn) {
   if (n <= 0) return;
   grain = std::max<int64_t>(1, grain);
   if (inside || n <= grain || num_threads() == 1) {
-    struct Guard {  // a serial region is a region: what it calls stays serial, and denormals are flushed
+    struct Guard {  // a serial region is a region: what it calls stays serial, and denormals are
+                    // flushed
       bool old = inside;
       unsigned csr = _mm_getcsr();
       Guard() {

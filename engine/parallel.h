@@ -1,6 +1,6 @@
 #pragma once
-// One pool of threads for the process. Work is split by index; every index must write its own outputs, so the number of
-// threads never changes a result.
+// One pool of threads for the process. Work is split by index; every index must write its own
+// outputs, so the number of threads never changes a result.
 
 #include <cstdint>
 #include <functional>
@@ -11,8 +11,9 @@ int num_threads();
 void set_num_threads(int n);  // >= 1; the calling thread counts as one
 int physical_cores();
 
-// fn(lo, hi) over a partition of [0, n) in blocks of at least `grain`; blocks are handed out dynamically. Exceptions of a
-// block are rethrown in the caller. A call from inside a parallel region runs serially.
+// fn(lo, hi) over a partition of [0, n) in blocks of at least `grain`; blocks are handed out
+// dynamically. Exceptions of a block are rethrown in the caller. A call from inside a parallel
+// region runs serially.
 void parallel_for(int64_t n, int64_t grain, const std::function<void(int64_t lo, int64_t hi)>& fn);
 
 // 0..num_threads()-1: which thread of the region this is (for scratch buffers).

@@ -65,7 +65,8 @@ int ParamStore::train(std::string_view glob) {
 void ParamStore::prepare_training(Compute compute, bool optimizer) {
   for (Param& p : params_) {
     if (!p.trainable || p.grad) continue;
-    p.value = compute == Compute::kF32 || p.value.dtype != DType::BF16 ? cast(p.value, DType::F32) : clone(p.value);
+    p.value = compute == Compute::kF32 || p.value.dtype != DType::BF16 ? cast(p.value, DType::F32)
+                                                                       : clone(p.value);
     p.grad = zeros(p.value.shape);
     if (!optimizer) continue;
     p.master = p.value.dtype == DType::F32 ? p.value : cast(p.value, DType::F32);

@@ -1,6 +1,7 @@
 #pragma once
-// Parameters by name. The path at which a module is built is the name in the checkpoint (`s / "layers" / 3 / "mlp"`), and what
-// trains is decided here alone, by name: freeze_all(), then train("model.layers.3.mlp.experts.17.*").
+// Parameters by name. The path at which a module is built is the name in the checkpoint (`s /
+// "layers" / 3 / "mlp"`), and what trains is decided here alone, by name: freeze_all(), then
+// train("model.layers.3.mlp.experts.17.*").
 
 #include <deque>
 #include <functional>
@@ -26,9 +27,10 @@ struct Lora {
 
 struct Param {
   std::string name;
-  Tensor value;            // the file's bytes while frozen; a heap copy (bf16, or f32 in f32 runs) once trainable
-  Tensor grad;             // F32, exists only while trainable
-  Tensor master, m, v;     // F32 optimiser state, exists only while trainable
+  Tensor value;  // the file's bytes while frozen; a heap copy (bf16, or f32 in f32 runs) once
+                 // trainable
+  Tensor grad;   // F32, exists only while trainable
+  Tensor master, m, v;  // F32 optimiser state, exists only while trainable
   bool trainable = false;
   std::optional<Lora> lora;
 };
@@ -38,19 +40,20 @@ bool glob_match(std::string_view glob, std::string_view name);
 
 class ParamStore {
  public:
-  // Gives the tensor of a name, checked against the shape; throws when absent. Set before a model is built.
+  // Gives the tensor of a name, checked against the shape; throws when absent. Set before a model
+  // is built.
   std::function<Tensor(const std::string&, const Shape&)> source;
 
-  Param& add(const std::string& name, const Shape& shape);         // from the source
-  Param& add(const std::string& name, Tensor value);               // given (LoRA factors, adapters)
+  Param& add(const std::string& name, const Shape& shape);  // from the source
+  Param& add(const std::string& name, Tensor value);        // given (LoRA factors, adapters)
   Param& at(const std::string& name);
   bool has(const std::string& name) const { return index_.count(name) != 0; }
   std::deque<Param>& all() { return params_; }
 
   void freeze_all();
   int train(std::string_view glob);  // marks; returns how many matched; none is an error
-  // Heap copies and gradients for what is marked, and with `optimizer` the masters and moments. Values become F32 when
-  // computing in f32 (or when the file is not BF16), else stay BF16.
+  // Heap copies and gradients for what is marked, and with `optimizer` the masters and moments.
+  // Values become F32 when computing in f32 (or when the file is not BF16), else stay BF16.
   void prepare_training(Compute compute, bool optimizer = true);
   std::vector<Param*> trainable();
   void zero_grads();
@@ -63,9 +66,13 @@ class ParamStore {
 struct Scope {
   ParamStore& store;
   std::string path;
-  Scope operator/(std::string_view part) const { return {store, path.empty() ? std::string(part) : path + "." + std::string(part)}; }
+  Scope operator/(std::string_view part) const {
+    return {store, path.empty() ? std::string(part) : path + "." + std::string(part)};
+  }
   Scope operator/(int part) const { return *this / std::to_string(part); }
-  Param& param(const char* leaf, const Shape& shape) const { return store.add((*this / leaf).path, shape); }
+  Param& param(const char* leaf, const Shape& shape) const {
+    return store.add((*this / leaf).path, shape);
+  }
 };
 
 }  // namespace sutor

@@ -10,14 +10,16 @@ Tensor GradSlot::get() {
 
 Var Tape::leaf(Tensor value) {
   Var v{this, std::move(value), {}};
-  if (recording_) v.grad.slot = std::make_shared<GradSlot>(GradSlot{v.value.shape, {}, nullptr, nullptr});
+  if (recording_)
+    v.grad.slot = std::make_shared<GradSlot>(GradSlot{v.value.shape, {}, nullptr, nullptr});
   return v;
 }
 
 Var Tape::param(const Param& p) {
   Var v{this, p.value, {}};
   if (p.trainable) saw_trainable_ = true;
-  if (recording_ && p.trainable) v.grad.slot = std::make_shared<GradSlot>(GradSlot{p.value.shape, p.grad, nullptr, nullptr});
+  if (recording_ && p.trainable)
+    v.grad.slot = std::make_shared<GradSlot>(GradSlot{p.value.shape, p.grad, nullptr, nullptr});
   return v;
 }
 
@@ -32,7 +34,9 @@ Var Tape::record(Tensor out, std::initializer_list<Grad> inputs, Backward fn) {
 
 Var Tape::window(const Var& x, std::function<Tensor(const Tensor&)> fn) {
   Var v{this, fn(x.value), {}};
-  if (x.grad) v.grad.slot = std::make_shared<GradSlot>(GradSlot{v.value.shape, {}, x.grad.slot, std::move(fn)});
+  if (x.grad)
+    v.grad.slot =
+        std::make_shared<GradSlot>(GradSlot{v.value.shape, {}, x.grad.slot, std::move(fn)});
   return v;
 }
 
@@ -71,7 +75,9 @@ Var checkpoint(const Var& x, const std::function<Var(const Var&)>& block) {
                      [&ctx = tape.ctx, value = x.value, dx = x.grad, block](const Tensor& dy) {
                        Tape inner(ctx, true);
                        Var again = dx ? inner.leaf(value) : inner.constant(value);
-                       if (dx) again.grad.slot->value = dx();  // accumulate straight into the outer gradient
+                       if (dx)
+                         again.grad.slot->value =
+                             dx();  // accumulate straight into the outer gradient
                        inner.backward(block(again), dy);
                      });
 }

@@ -1,8 +1,10 @@
 #pragma once
-// The tape records one closure per differentiable op, in execution order; backward is a reverse loop over them.
+// The tape records one closure per differentiable op, in execution order; backward is a reverse
+// loop over them.
 //
-// A closure's capture list is exactly what its op keeps alive for backward ([=] is not used). An op none of whose inputs
-// needs a gradient records nothing, so layers below the first trainable weight free their activations as they go.
+// A closure's capture list is exactly what its op keeps alive for backward ([=] is not used). An op
+// none of whose inputs needs a gradient records nothing, so layers below the first trainable weight
+// free their activations as they go.
 
 #include <functional>
 #include <initializer_list>
@@ -14,7 +16,8 @@
 
 namespace sutor {
 
-// Where a value's gradient accumulates: allocated (zeros) at the first touch, or a window of another value's gradient.
+// Where a value's gradient accumulates: allocated (zeros) at the first touch, or a window of
+// another value's gradient.
 struct GradSlot {
   Shape shape;
   Tensor value;
@@ -23,7 +26,8 @@ struct GradSlot {
   Tensor get();
 };
 
-// Handle to a slot; calling it gives the tensor to accumulate into, or an empty one when no gradient is wanted.
+// Handle to a slot; calling it gives the tensor to accumulate into, or an empty one when no
+// gradient is wanted.
 struct Grad {
   std::shared_ptr<GradSlot> slot;
   explicit operator bool() const { return slot != nullptr; }
@@ -47,12 +51,15 @@ class Tape {
 
   bool recording() const { return recording_; }
   Var constant(Tensor value) { return {this, std::move(value), {}}; }
-  Var leaf(Tensor value);         // a value whose gradient is wanted (when recording)
-  Var param(const Param& p);      // its gradient goes to p.grad when p is trainable
-  Var record(Tensor out, std::initializer_list<Grad> inputs, Backward fn);  // no input wants a gradient: a plain value
-  Var window(const Var& x, std::function<Tensor(const Tensor&)> fn);        // a view; its gradient is the same view
+  Var leaf(Tensor value);     // a value whose gradient is wanted (when recording)
+  Var param(const Param& p);  // its gradient goes to p.grad when p is trainable
+  Var record(Tensor out, std::initializer_list<Grad> inputs,
+             Backward fn);  // no input wants a gradient: a plain value
+  Var window(const Var& x,
+             std::function<Tensor(const Tensor&)> fn);  // a view; its gradient is the same view
 
-  // Seeds each scalar's gradient with its weight, then runs the closures in reverse, freeing as it goes.
+  // Seeds each scalar's gradient with its weight, then runs the closures in reverse, freeing as it
+  // goes.
   void backward(const std::vector<std::pair<Var, float>>& seeds);
   void backward(const Var& out, const Tensor& dout);  // the same for one value of any shape
 
@@ -70,7 +77,8 @@ class Tape {
   bool saw_trainable_ = false;
 };
 
-// Runs `block` without keeping its activations and again during backward; bitwise equal to running it plainly.
+// Runs `block` without keeping its activations and again during backward; bitwise equal to running
+// it plainly.
 Var checkpoint(const Var& x, const std::function<Var(const Var&)>& block);
 
 }  // namespace sutor

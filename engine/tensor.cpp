@@ -22,7 +22,8 @@ struct HeapStorage : Storage {
   void* data;
   int64_t bytes;
   explicit HeapStorage(int64_t n) : bytes(n) {
-    // 2 MiB alignment and huge pages for what is large: fewer TLB misses, and the pages go back to the system when freed.
+    // 2 MiB alignment and huge pages for what is large: fewer TLB misses, and the pages go back to
+    // the system when freed.
     constexpr int64_t kHuge = 2 << 20;
     int64_t align = n >= 2 * kHuge ? kHuge : 64;
     data = std::aligned_alloc(align, (n + align - 1) / align * align + (n == 0 ? align : 0));
@@ -47,7 +48,8 @@ int64_t numel_of(const Shape& shape) {
 std::string to_string(const Shape& shape) { return fmt::format("[{}]", fmt::join(shape, ", ")); }
 
 Tensor Tensor::view(Shape s) const {
-  check(numel_of(s) == numel(), "view: {} has not as many elements as {}", to_string(shape), to_string(s));
+  check(numel_of(s) == numel(), "view: {} has not as many elements as {}", to_string(shape),
+        to_string(s));
   int64_t c = s.empty() ? 1 : s.back();
   check(contiguous() || c == cols(), "view: strided {} as {}", to_string(shape), to_string(s));
   Tensor t = *this;
@@ -57,10 +59,12 @@ Tensor Tensor::view(Shape s) const {
 }
 
 Tensor Tensor::slice(int64_t lo, int64_t hi) const {
-  check(!shape.empty() && 0 <= lo && lo <= hi && hi <= shape[0], "slice {}..{} of {}", lo, hi, to_string(shape));
+  check(!shape.empty() && 0 <= lo && lo <= hi && hi <= shape[0], "slice {}..{} of {}", lo, hi,
+        to_string(shape));
   Tensor t = *this;
   t.shape[0] = hi - lo;
-  int64_t rows_per = shape.size() == 1 ? 0 : numel_of(shape) / (shape[0] == 0 ? 1 : shape[0]) / cols();
+  int64_t rows_per =
+      shape.size() == 1 ? 0 : numel_of(shape) / (shape[0] == 0 ? 1 : shape[0]) / cols();
   t.data += (shape.size() == 1 ? lo : lo * rows_per * ld) * size_of(dtype);
   return t;
 }
@@ -112,10 +116,13 @@ void copy_into(const Tensor& dst, const Tensor& src) {
       std::memcpy(dst.data + r * dst.ld * b, src.data + r * src.ld * b, src.cols() * b);
     return;
   }
-  check(dst.contiguous() || dst.cols() == src.cols(), "copy {} into {}", to_string(src.shape), to_string(dst.shape));
+  check(dst.contiguous() || dst.cols() == src.cols(), "copy {} into {}", to_string(src.shape),
+        to_string(dst.shape));
   visit_float(src.dtype, [&](auto s) {
     using S = decltype(s);
-    auto get = [&](int64_t i) { return float(src.as<S>()[i / src.cols() * src.ld + i % src.cols()]); };
+    auto get = [&](int64_t i) {
+      return float(src.as<S>()[i / src.cols() * src.ld + i % src.cols()]);
+    };
     auto at = [&](int64_t i) { return i / dst.cols() * dst.ld + i % dst.cols(); };
     int64_t n = src.numel();
     if (dst.dtype == DType::F32) {

@@ -1,8 +1,9 @@
 #pragma once
-// A typed view of memory: rows may be strided (`ld` elements apart), columns are contiguous; a transpose is a flag of `linear`.
+// A typed view of memory: rows may be strided (`ld` elements apart), columns are contiguous; a
+// transpose is a flag of `linear`.
 //
-// Glossary, used everywhere: T tokens, H hidden size, I expert (intermediate) width, E experts, K top-k, N heads, D head dim,
-// V vocabulary, R ranks; gradients are `d` + name.
+// Glossary, used everywhere: T tokens, H hidden size, I expert (intermediate) width, E experts, K
+// top-k, N heads, D head dim, V vocabulary, R ranks; gradients are `d` + name.
 
 #include <array>
 #include <initializer_list>
@@ -43,25 +44,32 @@ struct Tensor {
   // Typed pointer to the first element; throws when the dtype differs.
   template <class T>
   T* as() const {
-    if (dtype != dtype_of<T>()) [[unlikely]]  // not check(): its arguments would be built on every call
-      fail("tensor {} is {}, asked for as {}", to_string(shape), name_of(dtype), name_of(dtype_of<T>()));
+    if (dtype != dtype_of<T>())
+        [[unlikely]]  // not check(): its arguments would be built on every call
+      fail("tensor {} is {}, asked for as {}", to_string(shape), name_of(dtype),
+           name_of(dtype_of<T>()));
     return reinterpret_cast<T*>(data);
   }
   float* f32() const { return as<float>(); }
   int32_t* i32() const { return as<int32_t>(); }
   float* row(int64_t r) const { return as<float>() + r * ld; }
 
-  Tensor view(Shape shape) const;                    // same elements, other shape; contiguous, or the last dim unchanged
-  Tensor slice(int64_t lo, int64_t hi) const;        // rows lo..hi of dim 0
-  Tensor columns(int64_t lo, int64_t hi) const;      // column window, same ld
+  Tensor view(
+      Shape shape) const;  // same elements, other shape; contiguous, or the last dim unchanged
+  Tensor slice(int64_t lo, int64_t hi) const;    // rows lo..hi of dim 0
+  Tensor columns(int64_t lo, int64_t hi) const;  // column window, same ld
 };
 
-Tensor empty(Shape shape, DType dtype = DType::F32);  // 64-byte aligned, uninitialised, counted in memory_stats()
+Tensor empty(
+    Shape shape,
+    DType dtype = DType::F32);  // 64-byte aligned, uninitialised, counted in memory_stats()
 Tensor zeros(Shape shape, DType dtype = DType::F32);
 Tensor empty_like(const Tensor& t);
-Tensor cast(const Tensor& t, DType dtype);            // contiguous copy in another floating type
-Tensor clone(const Tensor& t);                        // contiguous copy
-void copy_into(const Tensor& dst, const Tensor& src);  // floating types convert (bf16 rounds to nearest even); equal numel
+Tensor cast(const Tensor& t, DType dtype);  // contiguous copy in another floating type
+Tensor clone(const Tensor& t);              // contiguous copy
+void copy_into(
+    const Tensor& dst,
+    const Tensor& src);  // floating types convert (bf16 rounds to nearest even); equal numel
 
 // A view over caller-owned or storage-owned bytes.
 Tensor wrap(std::shared_ptr<Storage> storage, void* data, Shape shape, DType dtype);

@@ -10,14 +10,17 @@ namespace sutor {
 namespace fs = std::filesystem;
 
 std::optional<ChatTemplate> ChatTemplate::load(const std::string& folder) {
-  std::string config_file = folder + "/tokenizer_config.json", jinja = folder + "/chat_template.jinja", source;
+  std::string config_file = folder + "/tokenizer_config.json",
+              jinja = folder + "/chat_template.jinja", source;
   Json variables = Json::object(), c;
   if (fs::exists(config_file)) c = read_json_file(config_file);
   for (const char* key : {"bos_token", "eos_token", "unk_token", "pad_token"}) {
     if (!c.contains(key)) continue;
     const Json& v = c[key];
-    if (v.is_string()) variables[key] = v;
-    else if (v.is_object() && v.contains("content")) variables[key] = v["content"];
+    if (v.is_string())
+      variables[key] = v;
+    else if (v.is_object() && v.contains("content"))
+      variables[key] = v["content"];
   }
   if (fs::exists(jinja)) {  // wins over the inline text
     source = read_file(jinja, 1 << 20);
@@ -31,10 +34,12 @@ std::optional<ChatTemplate> ChatTemplate::load(const std::string& folder) {
   return ChatTemplate(source, variables);
 }
 
-std::string ChatTemplate::render(const std::vector<Message>& messages, bool add_generation_prompt) const {
+std::string ChatTemplate::render(const std::vector<Message>& messages,
+                                 bool add_generation_prompt) const {
   Json v = variables_;
   v["messages"] = Json::array();
-  for (const Message& m : messages) v["messages"].push_back({{"role", m.role}, {"content", m.content}});
+  for (const Message& m : messages)
+    v["messages"].push_back({{"role", m.role}, {"content", m.content}});
   v["add_generation_prompt"] = add_generation_prompt;
   return jinja::render(source_, v, std::time(nullptr));
 }
@@ -52,7 +57,8 @@ std::vector<ChatPart> ChatTemplate::parts(const std::vector<Message>& messages) 
     prefix.push_back(m);
     std::string after = prefix.size() == messages.size() ? whole : render(prefix, false);
     check(before.starts_with(done) && after.starts_with(before) && whole.starts_with(after),
-          "the chat template renders a conversation's beginning differently from the conversation: its answers cannot be told apart");
+          "the chat template renders a conversation's beginning differently from the conversation: "
+          "its answers cannot be told apart");
     out.push_back({before.substr(done.size()), false});
     out.push_back({after.substr(before.size()), m.train});
     done = after;

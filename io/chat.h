@@ -1,5 +1,6 @@
 #pragma once
-// The model's own chat template: chat_template.jinja, or chat_template in tokenizer_config.json (a text, or a list of named ones).
+// The model's own chat template: chat_template.jinja, or chat_template in tokenizer_config.json (a
+// text, or a list of named ones).
 
 #include <optional>
 
@@ -16,7 +17,8 @@ class ChatTemplate {
  public:
   // Empty when the folder has none.
   static std::optional<ChatTemplate> load(const std::string& folder);
-  ChatTemplate(std::string source, Json variables) : source_(std::move(source)), variables_(std::move(variables)) {}
+  ChatTemplate(std::string source, Json variables)
+      : source_(std::move(source)), variables_(std::move(variables)) {}
 
   std::string render(const std::vector<Message>& messages, bool add_generation_prompt) const;
   // The rendered conversation in parts; answers of messages that train are marked.

@@ -10,11 +10,14 @@ std::string text_of(const Json& j, const char* key, const std::string& where) {
   return j[key].get<std::string>();
 }
 
-std::vector<int32_t> ids_of(const Json& j, const char* key, int64_t lowest, const std::string& where) {
+std::vector<int32_t> ids_of(const Json& j, const char* key, int64_t lowest,
+                            const std::string& where) {
   check(j[key].is_array(), "{}: {} is no list of ids", where, key);
   std::vector<int32_t> out;
   for (const Json& v : j[key]) {
-    check(v.is_number_integer() && v.get<int64_t>() >= lowest && v.get<int64_t>() < (int64_t{1} << 31), "{}: {} holds {}", where, key, v.dump());
+    check(v.is_number_integer() && v.get<int64_t>() >= lowest &&
+              v.get<int64_t>() < (int64_t{1} << 31),
+          "{}: {} holds {}", where, key, v.dump());
     out.push_back(v.get<int32_t>());
   }
   return out;
@@ -25,12 +28,14 @@ Row parse_row(const Json& j, const std::string& where, int64_t line) {
   r.line = line;
   check(j.is_object(), "{}: the row is no JSON object", where);
   if (j.contains("messages")) {
-    check(j["messages"].is_array() && !j["messages"].empty(), "{}: messages is no list of messages", where);
+    check(j["messages"].is_array() && !j["messages"].empty(), "{}: messages is no list of messages",
+          where);
     bool any = false;
     for (const Json& m : j["messages"]) {
       check(m.is_object(), "{}: a message is no object", where);
       Message msg{text_of(m, "role", where), text_of(m, "content", where), false};
-      check(msg.role == "system" || msg.role == "user" || msg.role == "assistant", "{}: role \"{}\" is not one of system, user, assistant", where, msg.role);
+      check(msg.role == "system" || msg.role == "user" || msg.role == "assistant",
+            "{}: role \"{}\" is not one of system, user, assistant", where, msg.role);
       bool mask = m.contains("mask") && !m["mask"].is_null() && m["mask"] != 0;
       msg.train = msg.role == "assistant" && !mask;
       any |= msg.role == "assistant";
@@ -40,9 +45,12 @@ Row parse_row(const Json& j, const std::string& where, int64_t line) {
     return r;
   }
   if (j.contains("conversation")) {
-    std::string system = j.contains("instruction") && j["instruction"].is_string() ? j["instruction"].get<std::string>() : "";
+    std::string system = j.contains("instruction") && j["instruction"].is_string()
+                             ? j["instruction"].get<std::string>()
+                             : "";
     if (!system.empty()) r.messages.push_back({"system", system, false});
-    check(j["conversation"].is_array() && !j["conversation"].empty(), "{}: conversation is no list of turns", where);
+    check(j["conversation"].is_array() && !j["conversation"].empty(),
+          "{}: conversation is no list of turns", where);
     for (const Json& t : j["conversation"]) {
       r.messages.push_back({"user", text_of(t, "input", where), false});
       r.messages.push_back({"assistant", text_of(t, "output", where), true});
@@ -53,7 +61,8 @@ Row parse_row(const Json& j, const std::string& where, int64_t line) {
     r.ids = ids_of(j, "input_ids", 0, where);
     check(j.contains("labels"), "{}: input_ids without labels", where);
     r.labels = ids_of(j, "labels", -100, where);
-    check(!r.ids.empty() && r.ids.size() == r.labels.size(), "{}: {} input_ids and {} labels", where, r.ids.size(), r.labels.size());
+    check(!r.ids.empty() && r.ids.size() == r.labels.size(), "{}: {} input_ids and {} labels",
+          where, r.ids.size(), r.labels.size());
     return r;
   }
   if (j.contains("prompt") || j.contains("completion")) {
@@ -61,7 +70,10 @@ Row parse_row(const Json& j, const std::string& where, int64_t line) {
     r.text = text_of(j, "completion", where);
     return r;
   }
-  check(j.contains("text"), "{}: the row has none of messages, conversation, prompt + completion, text, input_ids + labels", where);
+  check(j.contains("text"),
+        "{}: the row has none of messages, conversation, prompt + completion, text, input_ids + "
+        "labels",
+        where);
   r.text = text_of(j, "text", where);
   return r;
 }

@@ -14,8 +14,9 @@ struct Message {
 };
 
 struct Row {
-  std::vector<Message> messages;     // chat rows
-  std::string prompt, text;          // {"prompt","completion"}: text is the completion; {"text"}: prompt empty
+  std::vector<Message> messages;  // chat rows
+  std::string prompt,
+      text;  // {"prompt","completion"}: text is the completion; {"text"}: prompt empty
   std::vector<int32_t> ids, labels;  // pre-tokenised rows
   int64_t line = 0;                  // 1-based, for messages
 };
@@ -25,7 +26,8 @@ struct DataSet {
   int64_t skipped = 0;  // rows that fit no kind, with skip_bad
 };
 
-// .jsonl: a row a line; .json: a list. A row that fits no kind is an error with its line, or is counted when skip_bad.
+// .jsonl: a row a line; .json: a list. A row that fits no kind is an error with its line, or is
+// counted when skip_bad.
 DataSet read_dataset(const std::string& file, bool skip_bad);
 
 }  // namespace sutor

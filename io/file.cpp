@@ -23,7 +23,8 @@ namespace {
 
 struct Fd {
   int fd;
-  Fd(const std::string& path, int flags, const char* what) : fd(open(path.c_str(), flags | O_CLOEXEC)) {
+  Fd(const std::string& path, int flags, const char* what)
+      : fd(open(path.c_str(), flags | O_CLOEXEC)) {
     if (fd < 0) fail_errno(path, what);
   }
   ~Fd() { close(fd); }
@@ -46,7 +47,8 @@ std::string parent_of(const std::string& path) {
 
 std::string temp_of(const std::string& path, const char* kind) {
   return (fs::path(parent_of(path)) /
-          fmt::format(".{}-{}-{}", kind, fs::path(path).filename().string(), getpid())).string();
+          fmt::format(".{}-{}-{}", kind, fs::path(path).filename().string(), getpid()))
+      .string();
 }
 
 void move(const std::string& from, const std::string& to) {
@@ -148,7 +150,8 @@ void AtomicFolder::commit() {
     fail("{}: cannot sync: {}", path_, e.code().message());
   }
   sync_path(temp_);
-  // RENAME_EXCHANGE swaps old and new in one step: no moment without a complete folder. Elsewhere: aside, in, remove.
+  // RENAME_EXCHANGE swaps old and new in one step: no moment without a complete folder. Elsewhere:
+  // aside, in, remove.
   struct stat st;
   if (lstat(path_.c_str(), &st) != 0) {
     move(temp_, path_);

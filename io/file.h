@@ -1,6 +1,6 @@
 #pragma once
-// Files: read-only maps, and writes that are complete or absent after a crash (sibling temporary, fsync, rename, fsync parent).
-// Every error is one line with the path and the system's reason.
+// Files: read-only maps, and writes that are complete or absent after a crash (sibling temporary,
+// fsync, rename, fsync parent). Every error is one line with the path and the system's reason.
 
 #include <cstddef>
 #include <memory>
@@ -41,7 +41,8 @@ class AtomicFile {
   int fd_ = -1;
 };
 
-// A folder that appears whole: write into dir(), then commit(). An old folder of that name is replaced.
+// A folder that appears whole: write into dir(), then commit(). An old folder of that name is
+// replaced.
 class AtomicFolder {
  public:
   explicit AtomicFolder(std::string path);

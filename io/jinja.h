@@ -1,5 +1,6 @@
 #pragma once
-// A small strict Jinja for chat templates, with trim_blocks and lstrip_blocks on. What it does not know is an error.
+// A small strict Jinja for chat templates, with trim_blocks and lstrip_blocks on. What it does not
+// know is an error.
 
 #include <cstddef>
 #include <ctime>
@@ -16,7 +17,8 @@ using Json = nlohmann::ordered_json;
 
 struct Rendered {
   std::string text;
-  std::vector<std::pair<size_t, size_t>> generation;  // byte spans [begin, end) of {% generation %} blocks
+  std::vector<std::pair<size_t, size_t>>
+      generation;  // byte spans [begin, end) of {% generation %} blocks
 };
 
 // `now` is what strftime_now() prints (UTC).

@@ -1,4 +1,5 @@
-// Evaluates the tree. Caps on output, steps and depth keep a hostile template from hanging the host.
+// Evaluates the tree. Caps on output, steps and depth keep a hostile template from hanging the
+// host.
 
 #include <algorithm>
 #include <cmath>
@@ -41,7 +42,8 @@ std::string real(double d) {
   return s.find_first_of(".en") == s.npos ? s + ".0" : s;
 }
 
-std::string text(const Json& j, bool quoted = false) {  // Python's str(), or repr() inside containers
+std::string text(const Json& j,
+                 bool quoted = false) {  // Python's str(), or repr() inside containers
   if (j.is_discarded()) return "";
   if (j.is_null()) return "None";
   if (j.is_boolean()) return j.get<bool>() ? "True" : "False";
@@ -53,11 +55,16 @@ std::string text(const Json& j, bool quoted = false) {  // Python's str(), or re
     const char q = s.find('\'') != s.npos && s.find('"') == s.npos ? '"' : '\'';
     std::string out(1, q);
     for (char c : s) {
-      if (c == '\n') out += "\\n";
-      else if (c == '\t') out += "\\t";
-      else if (c == '\r') out += "\\r";
-      else if (c == '\\' || c == q) out += '\\', out += c;
-      else out += c;
+      if (c == '\n')
+        out += "\\n";
+      else if (c == '\t')
+        out += "\\t";
+      else if (c == '\r')
+        out += "\\r";
+      else if (c == '\\' || c == q)
+        out += '\\', out += c;
+      else
+        out += c;
     }
     return out + q;
   }
@@ -107,8 +114,10 @@ std::string replaced(const std::string& s, const std::string& a, const std::stri
 std::vector<std::string> chars(const std::string& s) {  // UTF-8 code points
   std::vector<std::string> out;
   for (char c : s)
-    if ((uint8_t(c) & 0xc0) == 0x80 && !out.empty()) out.back() += c;
-    else out.emplace_back(1, c);
+    if ((uint8_t(c) & 0xc0) == 0x80 && !out.empty())
+      out.back() += c;
+    else
+      out.emplace_back(1, c);
   return out;
 }
 
@@ -117,7 +126,8 @@ std::string change_case(std::string s, const std::string& how) {  // ASCII lette
   for (char& c : s) {
     const bool letter = std::isalpha(static_cast<unsigned char>(c));
     const bool up = how == "upper" || (how != "lower" && start);
-    c = char(up ? std::toupper(static_cast<unsigned char>(c)) : std::tolower(static_cast<unsigned char>(c)));
+    c = char(up ? std::toupper(static_cast<unsigned char>(c))
+                : std::tolower(static_cast<unsigned char>(c)));
     start = how == "title" && !letter;
   }
   return s;
@@ -160,9 +170,12 @@ class Eval {
   Json items_of(const Node& n, const Json& j) {
     if (j.is_array()) return j;
     Json a = Json::array();
-    if (j.is_object()) for (auto& [k, v] : j.items()) a.push_back(k);
-    else if (j.is_string()) for (auto& c : chars(j.get<std::string>())) a.push_back(c);
-    else if (!j.is_discarded()) bad(n, "{} is not iterable", j.type_name());
+    if (j.is_object())
+      for (auto& [k, v] : j.items()) a.push_back(k);
+    else if (j.is_string())
+      for (auto& c : chars(j.get<std::string>())) a.push_back(c);
+    else if (!j.is_discarded())
+      bad(n, "{} is not iterable", j.type_name());
     return a;
   }
 
@@ -204,7 +217,8 @@ class Eval {
   }
   void unpack(const Node& n, const Json& v) {
     if (n.names.size() == 1) return void(scopes_.back()[n.names[0]] = Value(v));
-    if (!v.is_array() || v.size() != n.names.size()) bad(n, "cannot unpack into {} names", n.names.size());
+    if (!v.is_array() || v.size() != n.names.size())
+      bad(n, "cannot unpack into {} names", n.names.size());
     for (size_t i = 0; i < n.names.size(); ++i) scopes_.back()[n.names[i]] = Value(v[i]);
   }
   void loop(const Node& n) {
@@ -225,9 +239,11 @@ class Eval {
       l.ns = std::make_shared<Vars>();
       const auto k = int64_t(i), size = int64_t(items.size());
       auto& m = *l.ns;
-      m["index"] = Json(k + 1), m["index0"] = Json(k), m["first"] = Json(k == 0), m["last"] = Json(k + 1 == size);
+      m["index"] = Json(k + 1), m["index0"] = Json(k), m["first"] = Json(k == 0),
+      m["last"] = Json(k + 1 == size);
       m["length"] = Json(size), m["revindex"] = Json(size - k), m["revindex0"] = Json(size - k - 1);
-      m["previtem"] = k ? Value(items[i - 1]) : Value(), m["nextitem"] = k + 1 < size ? Value(items[i + 1]) : Value();
+      m["previtem"] = k ? Value(items[i - 1]) : Value(),
+      m["nextitem"] = k + 1 < size ? Value(items[i + 1]) : Value();
       scopes_.back()["loop"] = l;
       unpack(n, items[i]);
       try {
@@ -274,7 +290,8 @@ class Eval {
     }
     if (n.op == "dict") {
       Json o = Json::object();
-      for (size_t i = 0; i < n.kids.size(); i += 2) o[str(n, eval(*n.kids[i]).j)] = eval(*n.kids[i + 1]).j;
+      for (size_t i = 0; i < n.kids.size(); i += 2)
+        o[str(n, eval(*n.kids[i]).j)] = eval(*n.kids[i + 1]).j;
       return o;
     }
     if (n.op == "and" || n.op == "or") {
@@ -302,8 +319,10 @@ class Eval {
     if (a.undefined()) bad(n, "'{}' of an undefined value", n.name.empty() ? "[]" : n.name);
     if (n.op == "slice") return slice(n, a.j);
     Json key = n.op == "attr" ? Json(n.name) : eval(*n.kids[1]).j;
-    if (a.ns && key.is_string()) return a.ns->count(key) ? (*a.ns)[key.get<std::string>()] : Value();
-    if (a.j.is_object() && key.is_string()) return a.j.contains(key.get<std::string>()) ? Value(a.j[key.get<std::string>()]) : Value();
+    if (a.ns && key.is_string())
+      return a.ns->count(key) ? (*a.ns)[key.get<std::string>()] : Value();
+    if (a.j.is_object() && key.is_string())
+      return a.j.contains(key.get<std::string>()) ? Value(a.j[key.get<std::string>()]) : Value();
     if ((a.j.is_array() || a.j.is_string()) && key.is_number_integer()) {
       Json all = items_of(n, a.j);
       auto i = key.get<int64_t>();
@@ -343,10 +362,14 @@ class Eval {
       Json b = eval(*n.kids[i + 1]).j;
       const auto& op = n.names[i];
       bool ok;
-      if (op == "==" || op == "!=") ok = ((a == b) || (a.is_discarded() && b.is_discarded())) == (op == "==");
-      else if (op == "in" || op == "not in") ok = in(n, a, b) == (op == "in");
-      else if (!((a.is_number() && b.is_number()) || (a.is_string() && b.is_string()))) bad(n, "'{}' between {} and {}", op, a.type_name(), b.type_name());
-      else ok = op == "<" ? a < b : op == "<=" ? a <= b : op == ">" ? b < a : b <= a;
+      if (op == "==" || op == "!=")
+        ok = ((a == b) || (a.is_discarded() && b.is_discarded())) == (op == "==");
+      else if (op == "in" || op == "not in")
+        ok = in(n, a, b) == (op == "in");
+      else if (!((a.is_number() && b.is_number()) || (a.is_string() && b.is_string())))
+        bad(n, "'{}' between {} and {}", op, a.type_name(), b.type_name());
+      else
+        ok = op == "<" ? a < b : op == "<=" ? a <= b : op == ">" ? b < a : b <= a;
       if (!ok) return Json(false);
       a = b;
     }
@@ -354,7 +377,8 @@ class Eval {
   }
   Value binary(const Node& n, const Json& a, const Json& b) {
     if (n.name == "~") return Json(text(a) + text(b));
-    if (n.name == "+" && a.is_string() && b.is_string()) return Json(a.get<std::string>() + b.get<std::string>());
+    if (n.name == "+" && a.is_string() && b.is_string())
+      return Json(a.get<std::string>() + b.get<std::string>());
     if (n.name == "+" && a.is_array() && b.is_array()) {
       Json o = a;
       for (auto& v : b) o.push_back(v);
@@ -366,13 +390,18 @@ class Eval {
         if ((o += s).size() > kMaxOutput || ++steps_ > kMaxSteps) bad(n, "string too long");
       return Json(o);
     }
-    if (!a.is_number() || !b.is_number()) bad(n, "'{}' between {} and {}", n.name, a.type_name(), b.type_name());
+    if (!a.is_number() || !b.is_number())
+      bad(n, "'{}' between {} and {}", n.name, a.type_name(), b.type_name());
     const double x = a.get<double>(), y = b.get<double>();
     const bool ints = a.is_number_integer() && b.is_number_integer();
     if ((n.name == "/" || n.name == "//" || n.name == "%") && y == 0) bad(n, "division by zero");
     if (n.name == "/") return Json(x / y);
-    double r = n.name == "+" ? x + y : n.name == "-" ? x - y : n.name == "*" ? x * y
-             : n.name == "//" ? std::floor(x / y) : n.name == "%" ? x - y * std::floor(x / y) : std::pow(x, y);
+    double r = n.name == "+"    ? x + y
+               : n.name == "-"  ? x - y
+               : n.name == "*"  ? x * y
+               : n.name == "//" ? std::floor(x / y)
+               : n.name == "%"  ? x - y * std::floor(x / y)
+                                : std::pow(x, y);
     if (!ints || (n.name == "**" && y < 0)) return Json(r);
     if (std::abs(r) > 9e15) bad(n, "integer result of '{}' is too large", n.name);
     return Json(int64_t(r));
@@ -419,7 +448,8 @@ Value Eval::call(const Node& n) {
       char buf[256];
       std::tm tm{};
       gmtime_r(&now_, &tm);
-      return Json(std::string(buf, std::strftime(buf, sizeof buf, str(n, arg(n, 1, "format", "")).c_str(), &tm)));
+      return Json(std::string(
+          buf, std::strftime(buf, sizeof buf, str(n, arg(n, 1, "format", "")).c_str(), &tm)));
     }
     if (f.name == "range") {
       int64_t a = 0, b = whole(n, arg(n, 1, "", Json())), s = whole(n, arg(n, 3, "", 1));
@@ -447,9 +477,12 @@ Value Eval::call(const Node& n) {
   if (!v.macro) bad(n, "'{}' cannot be called", f.name);
   Vars local;
   const auto& p = v.macro->kwargs;
-  if (n.kids.size() > p.size() + 1) bad(n, "macro '{}' takes {} arguments", v.macro->name, p.size());
+  if (n.kids.size() > p.size() + 1)
+    bad(n, "macro '{}' takes {} arguments", v.macro->name, p.size());
   for (size_t i = 0; i < p.size(); ++i) {
-    local[p[i].first] = i + 1 < n.kids.size() ? eval(*n.kids[i + 1]) : p[i].second ? eval(*p[i].second) : Value();
+    local[p[i].first] = i + 1 < n.kids.size() ? eval(*n.kids[i + 1])
+                        : p[i].second         ? eval(*p[i].second)
+                                              : Value();
     for (auto& [k, e] : n.kwargs)
       if (k == p[i].first) local[k] = eval(*e);
   }
@@ -470,19 +503,25 @@ Value Eval::method(const Node& n, const std::string& m, const Json& self) {
     }
     Json o = Json::array();
     if (m == "items" || m == "keys" || m == "values") {
-      for (auto& [k, v] : self.items()) o.push_back(m == "keys" ? Json(k) : m == "values" ? v : Json::array({k, v}));
+      for (auto& [k, v] : self.items())
+        o.push_back(m == "keys" ? Json(k) : m == "values" ? v : Json::array({k, v}));
       return o;
     }
   }
   if (self.is_string()) {
     const auto s = self.get<std::string>();
     if (m == "strip" || m == "lstrip" || m == "rstrip")
-      return Json(trim(s, a.is_string() ? a.get<std::string>() : " \t\r\n\v\f", m == "strip" ? 3 : m == "lstrip" ? 1 : 2));
+      return Json(trim(s, a.is_string() ? a.get<std::string>() : " \t\r\n\v\f",
+                       m == "strip"    ? 3
+                       : m == "lstrip" ? 1
+                                       : 2));
     if (m == "startswith") return Json(s.starts_with(str(n, a)));
     if (m == "endswith") return Json(s.ends_with(str(n, a)));
     if (m == "replace") return Json(replaced(s, str(n, a), str(n, arg(n, 2, "", Json()))));
-    if (m == "upper" || m == "lower" || m == "title" || m == "capitalize") return Json(change_case(s, m));
-    if (m == "find") return Json(int64_t(s.find(str(n, a)) == s.npos ? -1 : int64_t(s.find(str(n, a)))));
+    if (m == "upper" || m == "lower" || m == "title" || m == "capitalize")
+      return Json(change_case(s, m));
+    if (m == "find")
+      return Json(int64_t(s.find(str(n, a)) == s.npos ? -1 : int64_t(s.find(str(n, a)))));
     if (m == "split") {
       Json o = Json::array();
       size_t i = 0;
@@ -496,7 +535,8 @@ Value Eval::method(const Node& n, const std::string& m, const Json& self) {
       const auto sep = str(n, a);
       if (sep.empty()) bad(n, "empty separator");
       int64_t left = whole(n, arg(n, 2, "maxsplit", -1));
-      for (size_t p; left-- != 0 && (p = s.find(sep, i)) != s.npos; i = p + sep.size()) o.push_back(s.substr(i, p - i));
+      for (size_t p; left-- != 0 && (p = s.find(sep, i)) != s.npos; i = p + sep.size())
+        o.push_back(s.substr(i, p - i));
       o.push_back(s.substr(i));
       return o;
     }
@@ -514,13 +554,17 @@ Value Eval::filter(const Node& n, const Value& v) {
   if (f == "tojson") return Json(tojson(j, int(whole(n, arg(n, 2, "indent", -1)))));
   if (f == "string" || f == "safe") return Json(text(j));
   if (f == "trim") return Json(trim(text(j)));
-  if (f == "upper" || f == "lower" || f == "title" || f == "capitalize") return Json(change_case(text(j), f));
-  if (f == "replace") return Json(replaced(text(j), str(n, arg(n, 1, "old", "")), str(n, arg(n, 2, "new", ""))));
+  if (f == "upper" || f == "lower" || f == "title" || f == "capitalize")
+    return Json(change_case(text(j), f));
+  if (f == "replace")
+    return Json(replaced(text(j), str(n, arg(n, 1, "old", "")), str(n, arg(n, 2, "new", ""))));
   if (f == "length" || f == "count") return Json(int64_t(items_of(n, j).size()));
   if (f == "list") return items_of(n, j);
   if (f == "items") return method(n, "items", j);
-  if (f == "abs") return j.is_number_float() ? Json(std::abs(j.get<double>())) : Json(std::abs(whole(n, j)));
-  if (f == "int") return j.is_string() ? Json(int64_t(std::atoll(text(j).c_str()))) : Json(j.get<int64_t>());
+  if (f == "abs")
+    return j.is_number_float() ? Json(std::abs(j.get<double>())) : Json(std::abs(whole(n, j)));
+  if (f == "int")
+    return j.is_string() ? Json(int64_t(std::atoll(text(j).c_str()))) : Json(j.get<int64_t>());
   if (f == "float") return j.is_string() ? Json(std::atof(text(j).c_str())) : Json(j.get<double>());
   if (f == "first" || f == "last") {
     Json a = items_of(n, j);

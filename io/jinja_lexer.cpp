@@ -23,11 +23,16 @@ Token expression_token(std::string_view s, size_t& i, int& line) {
         continue;
       }
       const char e = s[++i];
-      if (e == 'n') out += '\n';
-      else if (e == 't') out += '\t';
-      else if (e == 'r') out += '\r';
-      else if (e == '\\' || e == '\'' || e == '"') out += e;
-      else if (e != '\n') out += '\\', out += e;
+      if (e == 'n')
+        out += '\n';
+      else if (e == 't')
+        out += '\t';
+      else if (e == 'r')
+        out += '\r';
+      else if (e == '\\' || e == '\'' || e == '"')
+        out += e;
+      else if (e != '\n')
+        out += '\\', out += e;
     }
     check(i < s.size(), "template line {}: string without an end", line);
     ++i;
@@ -64,14 +69,18 @@ std::vector<Token> lex(std::string_view s) {
   for (size_t i = 0; i < s.size();) {
     size_t open = i;
     while ((open = s.find('{', open)) != s.npos)
-      if (open + 1 < s.size() && (s[open + 1] == '{' || s[open + 1] == '%' || s[open + 1] == '#')) break;
-      else ++open;
+      if (open + 1 < s.size() && (s[open + 1] == '{' || s[open + 1] == '%' || s[open + 1] == '#'))
+        break;
+      else
+        ++open;
     std::string text(s.substr(i, open == s.npos ? s.npos : open - i));
     const int text_line = line;
     line += int(std::count(text.begin(), text.end(), '\n'));
     const auto space = " \t\r\n\v\f";
-    if (strip_next) text.erase(0, std::min(text.find_first_not_of(space), text.size()));
-    else if (trim_next && text.starts_with('\n')) text.erase(0, 1);
+    if (strip_next)
+      text.erase(0, std::min(text.find_first_not_of(space), text.size()));
+    else if (trim_next && text.starts_with('\n'))
+      text.erase(0, 1);
     const bool at_line_start = !strip_next && (i == 0 || trim_next);
     const bool consumed_newline = trim_next && i > 0 && s[i] == '\n';
     strip_next = trim_next = false;

@@ -7,7 +7,19 @@
 
 namespace sutor::jinja {
 
-enum class Tok { kText, kBlockBegin, kBlockEnd, kVarBegin, kVarEnd, kName, kString, kInt, kFloat, kOp, kEnd };
+enum class Tok {
+  kText,
+  kBlockBegin,
+  kBlockEnd,
+  kVarBegin,
+  kVarEnd,
+  kName,
+  kString,
+  kInt,
+  kFloat,
+  kOp,
+  kEnd
+};
 struct Token {
   Tok kind;
   std::string text;

@@ -17,8 +17,12 @@ class Parser {
 
  private:
   const Token& cur() const { return t_[at_]; }
-  [[noreturn]] void bad(const char* what) const { fail("template line {}: {} at '{}'", cur().line, what, cur().text); }
-  bool is(const char* s) const { return (cur().kind == Tok::kOp || cur().kind == Tok::kName) && cur().text == s; }
+  [[noreturn]] void bad(const char* what) const {
+    fail("template line {}: {} at '{}'", cur().line, what, cur().text);
+  }
+  bool is(const char* s) const {
+    return (cur().kind == Tok::kOp || cur().kind == Tok::kName) && cur().text == s;
+  }
   bool take(const char* s) { return is(s) ? (++at_, true) : false; }
   void want(const char* s) {
     if (!take(s)) fail("template line {}: '{}' found, allowed: '{}'", cur().line, cur().text, s);
@@ -46,7 +50,7 @@ class Parser {
   std::vector<NodePtr> body(std::initializer_list<const char*> ends) {
     if (++depth_ > 100) bad("blocks nested deeper than 100");
     std::vector<NodePtr> out;
-    for (;; ) {
+    for (;;) {
       if (cur().kind == Tok::kText) {
         auto n = node("text", cur().text);
         ++at_, out.push_back(std::move(n));
@@ -168,15 +172,19 @@ class Parser {
     auto n = join("compare", "", arith(0));
     for (;;) {
       std::string op = cur().text;
-      if (is("not") && t_[at_ + 1].text == "in") at_ += 2, op = "not in";
-      else if (is("==") || is("!=") || is("<") || is("<=") || is(">") || is(">=") || is("in")) ++at_;
-      else break;
+      if (is("not") && t_[at_ + 1].text == "in")
+        at_ += 2, op = "not in";
+      else if (is("==") || is("!=") || is("<") || is("<=") || is(">") || is(">=") || is("in"))
+        ++at_;
+      else
+        break;
       n->names.push_back(op), n->kids.push_back(arith(0));
     }
     return n->names.empty() ? std::move(n->kids[0]) : std::move(n);
   }
   NodePtr arith(int level) {  // + - | ~ | * / // % | unary
-    static const std::vector<std::vector<const char*>> kOps = {{"+", "-"}, {"~"}, {"*", "/", "//", "%"}};
+    static const std::vector<std::vector<const char*>> kOps = {
+        {"+", "-"}, {"~"}, {"*", "/", "//", "%"}};
     if (level == 3) return unary(true);
     auto a = arith(level + 1);
     for (bool more = true; more;) {
@@ -205,10 +213,11 @@ class Parser {
       } else if (take("is")) {
         const bool negate = take("not");
         auto n = join("test", ident(), std::move(a));
-        if (take("(")) args(*n);
+        if (take("("))
+          args(*n);
         else if (cur().kind == Tok::kString || cur().kind == Tok::kInt ||
-                 (cur().kind == Tok::kName && !is("and") && !is("or") && !is("else") && !is("if") && !is("is") &&
-                  !is("in") && !is("not")))
+                 (cur().kind == Tok::kName && !is("and") && !is("or") && !is("else") && !is("if") &&
+                  !is("is") && !is("in") && !is("not")))
           n->kids.push_back(postfix(primary()));
         a = negate ? join("not", "", std::move(n)) : std::move(n);
       } else {
@@ -273,12 +282,17 @@ class Parser {
       n->value = s;
     } else if (t.kind == Tok::kInt || t.kind == Tok::kFloat) {
       check(t.text.size() < 19, "template line {}: number '{}' is too long", t.line, t.text);
-      if (t.kind == Tok::kInt) n->value = int64_t(std::stoll(t.text));
-      else n->value = std::stod(t.text);
+      if (t.kind == Tok::kInt)
+        n->value = int64_t(std::stoll(t.text));
+      else
+        n->value = std::stod(t.text);
     } else if (t.kind == Tok::kName) {
-      if (t.text == "true" || t.text == "True") n->value = true;
-      else if (t.text == "false" || t.text == "False") n->value = false;
-      else if (t.text != "none" && t.text != "None") n->op = "name", n->name = t.text;
+      if (t.text == "true" || t.text == "True")
+        n->value = true;
+      else if (t.text == "false" || t.text == "False")
+        n->value = false;
+      else if (t.text != "none" && t.text != "None")
+        n->op = "name", n->name = t.text;
     } else if (t.kind == Tok::kOp && t.text == "(") {
       if (take(")")) return n->op = "list", std::move(n);
       n = expr();

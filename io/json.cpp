@@ -8,7 +8,8 @@
 namespace sutor {
 namespace {
 
-// Builds the tree itself: ordered_json's own insertion searches linearly, quadratic for a map of 90,000 tensors.
+// Builds the tree itself: ordered_json's own insertion searches linearly, quadratic for a map of
+// 90,000 tensors.
 struct Builder : nlohmann::json_sax<Json> {
   using Object = Json::object_t;
   const std::string& where;

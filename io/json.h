@@ -1,6 +1,7 @@
 #pragma once
-// JSON read from files we do not trust: duplicate keys, deep nesting and oversized texts are refused (nlohmann accepts them).
-// Object order is kept. Lookups in an object are linear: iterate over large objects (weight maps) instead.
+// JSON read from files we do not trust: duplicate keys, deep nesting and oversized texts are
+// refused (nlohmann accepts them). Object order is kept. Lookups in an object are linear: iterate
+// over large objects (weight maps) instead.
 
 #include <nlohmann/json.hpp>
 
@@ -20,7 +21,8 @@ Json parse_json(std::string_view text, const std::string& where, int max_depth =
                 size_t max_bytes = kJsonMaxBytes);
 Json read_json_file(const std::string& path);
 
-// obj[key] as T; errors name the file, the key and the type found. Integers must fit T; no float -> int.
+// obj[key] as T; errors name the file, the key and the type found. Integers must fit T; no float ->
+// int.
 template <class T>
 T get(const Json& obj, const std::string& key, const std::string& where) {
   check(obj.is_object(), "{}: expected an object around \"{}\", found {}", where, key,

@@ -14,7 +14,8 @@ void append(PackedRow& row, const int32_t* ids, const int32_t* labels, int64_t n
 
 }  // namespace
 
-std::vector<PackedRow> pack_documents(const std::vector<Example>& examples, int64_t seq, int64_t& truncated) {
+std::vector<PackedRow> pack_documents(const std::vector<Example>& examples, int64_t seq,
+                                      int64_t& truncated) {
   constexpr size_t kOpen = 16;
   std::vector<PackedRow> rows;
   size_t oldest = 0;
@@ -30,7 +31,8 @@ std::vector<PackedRow> pack_documents(const std::vector<Example>& examples, int6
   return rows;
 }
 
-std::vector<PackedRow> pack_none(const std::vector<Example>& examples, int64_t seq, int64_t& truncated) {
+std::vector<PackedRow> pack_none(const std::vector<Example>& examples, int64_t seq,
+                                 int64_t& truncated) {
   std::vector<PackedRow> rows;
   for (const Example& e : examples) {
     int64_t n = std::min<int64_t>(static_cast<int64_t>(e.ids.size()), seq);
@@ -40,7 +42,8 @@ std::vector<PackedRow> pack_none(const std::vector<Example>& examples, int64_t s
   return rows;
 }
 
-std::vector<PackedRow> pack_esft_compat(const std::vector<Example>& examples, int64_t seq, int32_t pad, uint64_t seed) {
+std::vector<PackedRow> pack_esft_compat(const std::vector<Example>& examples, int64_t seq,
+                                        int32_t pad, uint64_t seed) {
   PythonRandom coin(seed);
   std::vector<PackedRow> rows;
   PackedRow row;
@@ -49,13 +52,16 @@ std::vector<PackedRow> pack_esft_compat(const std::vector<Example>& examples, in
     row.labels.resize(static_cast<size_t>(seq), -100);
     row.start.assign(static_cast<size_t>(seq), 0);
     // A row of padding alone has no loss; the authors' code divides by zero there.
-    if (std::any_of(row.labels.begin() + 1, row.labels.end(), [](int32_t l) { return l != -100; })) rows.push_back(std::move(row));
+    if (std::any_of(row.labels.begin() + 1, row.labels.end(), [](int32_t l) { return l != -100; }))
+      rows.push_back(std::move(row));
     row = {};
   };
   for (const Example& e : examples) {
     int64_t room = seq - static_cast<int64_t>(row.ids.size());
-    int64_t n = std::min<int64_t>(static_cast<int64_t>(e.ids.size()), room), skip = static_cast<int64_t>(e.ids.size()) - n;
-    // The sample is cut to the room first; then the coin may take its first token (esft-rules: the row stays one short).
+    int64_t n = std::min<int64_t>(static_cast<int64_t>(e.ids.size()), room),
+            skip = static_cast<int64_t>(e.ids.size()) - n;
+    // The sample is cut to the room first; then the coin may take its first token (esft-rules: the
+    // row stays one short).
     if (!row.ids.empty() && coin.random() < 0.2 && n > 0) {
       ++skip;
       --n;
@@ -69,16 +75,19 @@ std::vector<PackedRow> pack_esft_compat(const std::vector<Example>& examples, in
 
 PythonRandom::PythonRandom(uint64_t seed) {
   state_[0] = 19650218u;
-  for (int i = 1; i < 624; ++i) state_[i] = 1812433253u * (state_[i - 1] ^ (state_[i - 1] >> 30)) + static_cast<uint32_t>(i);
+  for (int i = 1; i < 624; ++i)
+    state_[i] = 1812433253u * (state_[i - 1] ^ (state_[i - 1] >> 30)) + static_cast<uint32_t>(i);
   uint32_t key[2] = {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)};
   int length = key[1] != 0 ? 2 : 1, i = 1, j = 0;
   for (int k = 624; k > 0; --k) {
-    state_[i] = (state_[i] ^ ((state_[i - 1] ^ (state_[i - 1] >> 30)) * 1664525u)) + key[j] + static_cast<uint32_t>(j);
+    state_[i] = (state_[i] ^ ((state_[i - 1] ^ (state_[i - 1] >> 30)) * 1664525u)) + key[j] +
+                static_cast<uint32_t>(j);
     if (++i == 624) state_[0] = state_[623], i = 1;
     if (++j == length) j = 0;
   }
   for (int k = 623; k > 0; --k) {
-    state_[i] = (state_[i] ^ ((state_[i - 1] ^ (state_[i - 1] >> 30)) * 1566083941u)) - static_cast<uint32_t>(i);
+    state_[i] = (state_[i] ^ ((state_[i - 1] ^ (state_[i - 1] >> 30)) * 1566083941u)) -
+                static_cast<uint32_t>(i);
     if (++i == 624) state_[0] = state_[623], i = 1;
   }
   state_[0] = 0x80000000u;

@@ -15,17 +15,22 @@ struct PackedRow {
   std::vector<int32_t> start;  // first token of each token's document, within the row
 };
 
-// Whole examples side by side, each a document of its own (no attention across, positions from 0); first row with room, in file
-// order, among the last few open ones. Longer examples lose their end; `truncated` counts them.
-std::vector<PackedRow> pack_documents(const std::vector<Example>& examples, int64_t seq, int64_t& truncated);
+// Whole examples side by side, each a document of its own (no attention across, positions from 0);
+// first row with room, in file order, among the last few open ones. Longer examples lose their end;
+// `truncated` counts them.
+std::vector<PackedRow> pack_documents(const std::vector<Example>& examples, int64_t seq,
+                                      int64_t& truncated);
 
 // One example per row, cut to seq, not padded.
-std::vector<PackedRow> pack_none(const std::vector<Example>& examples, int64_t seq, int64_t& truncated);
+std::vector<PackedRow> pack_none(const std::vector<Example>& examples, int64_t seq,
+                                 int64_t& truncated);
 
-// The ESFT authors' packing (get_examples_from_buffer_pad): one stream, tokens cut off on the left of the sample that no longer
-// fits, the first token of a joined sample dropped with probability 0.2, rows padded with `pad`, one attention window per row.
-// The coin is Python's random.seed(seed); random.random().
-std::vector<PackedRow> pack_esft_compat(const std::vector<Example>& examples, int64_t seq, int32_t pad, uint64_t seed);
+// The ESFT authors' packing (get_examples_from_buffer_pad): one stream, tokens cut off on the left
+// of the sample that no longer fits, the first token of a joined sample dropped with probability
+// 0.2, rows padded with `pad`, one attention window per row. The coin is Python's
+// random.seed(seed); random.random().
+std::vector<PackedRow> pack_esft_compat(const std::vector<Example>& examples, int64_t seq,
+                                        int32_t pad, uint64_t seed);
 
 // CPython's random module: MT19937 seeded by init_by_array, 53-bit doubles.
 class PythonRandom {

@@ -20,10 +20,11 @@ struct FileType {
   int bits;
 };
 constexpr FileType kTypes[] = {
-    {"BOOL", 8},    {"F4", 4},           {"F6_E2M3", 6},     {"F6_E3M2", 6}, {"U8", 8},   {"I8", 8},
-    {"F8_E5M2", 8}, {"F8_E4M3", 8},      {"F8_E8M0", 8},     {"F8_E4M3FNUZ", 8}, {"F8_E5M2FNUZ", 8},
-    {"I16", 16},    {"U16", 16},         {"F16", 16},        {"BF16", 16},   {"I32", 32}, {"U32", 32},
-    {"F32", 32},    {"C64", 64},         {"F64", 64},        {"I64", 64},    {"U64", 64}};
+    {"BOOL", 8},        {"F4", 4},      {"F6_E2M3", 6}, {"F6_E3M2", 6}, {"U8", 8},
+    {"I8", 8},          {"F8_E5M2", 8}, {"F8_E4M3", 8}, {"F8_E8M0", 8}, {"F8_E4M3FNUZ", 8},
+    {"F8_E5M2FNUZ", 8}, {"I16", 16},    {"U16", 16},    {"F16", 16},    {"BF16", 16},
+    {"I32", 32},        {"U32", 32},    {"F32", 32},    {"C64", 64},    {"F64", 64},
+    {"I64", 64},        {"U64", 64}};
 
 int bits_of(std::string_view name) {
   for (const FileType& t : kTypes)
@@ -40,8 +41,11 @@ std::optional<DType> dtype_named(std::string_view name) {
 bool is_utf8(std::string_view s) {
   for (size_t i = 0; i < s.size();) {
     auto c = static_cast<unsigned char>(s[i]);
-    size_t n = c < 0x80 ? 1 : c >= 0xc2 && c < 0xe0 ? 2 : c >= 0xe0 && c < 0xf0 ? 3
-               : c >= 0xf0 && c < 0xf5 ? 4 : 0;
+    size_t n = c < 0x80                ? 1
+               : c >= 0xc2 && c < 0xe0 ? 2
+               : c >= 0xe0 && c < 0xf0 ? 3
+               : c >= 0xf0 && c < 0xf5 ? 4
+                                       : 0;
     if (n == 0 || i + n > s.size()) return false;
     for (size_t j = 1; j < n; ++j)
       if ((static_cast<unsigned char>(s[i + j]) & 0xc0) != 0x80) return false;
@@ -126,14 +130,15 @@ SafetensorsFile::SafetensorsFile(const std::string& path)
     ok = ok && !__builtin_mul_overflow(bits, static_cast<uint64_t>(bits_of(t.dtype)), &bits);
     check(ok, "{}: ValidationOverflow: tensor {} of shape {}", path, t.name, to_string(t.shape));
     check(bits % 8 == 0, "{}: MisalignedSlice: tensor {} has {} bits", path, t.name, bits);
-    check(t.end - t.begin == bits / 8, "{}: TensorInvalidInfo: tensor {} {} {} needs {} bytes, has {}",
-          path, t.name, t.dtype, to_string(t.shape), bits / 8, t.end - t.begin);
+    check(t.end - t.begin == bits / 8,
+          "{}: TensorInvalidInfo: tensor {} {} {} needs {} bytes, has {}", path, t.name, t.dtype,
+          to_string(t.shape), bits / 8, t.end - t.begin);
     total_ = t.end;
   }
   data_at_ = 8 + n;
   check(total_ == m.size - data_at_,
-        "{}: MetadataIncompleteBuffer: the header describes {} bytes of data, the file has {}", path,
-        total_, m.size - data_at_);
+        "{}: MetadataIncompleteBuffer: the header describes {} bytes of data, the file has {}",
+        path, total_, m.size - data_at_);
   for (const TensorInfo& t : infos_) {
     index_[t.name] = names_.size();
     names_.push_back(t.name);
@@ -195,7 +200,8 @@ Checkpoint Checkpoint::open(const std::string& path) {
         if (it->path().extension() == ".safetensors") found.push_back(it->path());
       check(!ec, "{}: cannot list: {}", path, ec.message());
       check(found.size() == 1,
-            "{}: no model.safetensors or model.safetensors.index.json, and {} *.safetensors (1 allowed)",
+            "{}: no model.safetensors or model.safetensors.index.json, and {} *.safetensors (1 "
+            "allowed)",
             path, found.size());
       single = found[0];
     }
@@ -218,7 +224,8 @@ Checkpoint Checkpoint::open(const std::string& path) {
     check(v.is_string(), "{}: weight_map \"{}\" must be a string, found {}", where, name,
           v.type_name());
     std::string f = v.get<std::string>();
-    check(!f.empty() && f != "." && f != ".." && f.find_first_of(std::string_view("/\\\0", 3)) == f.npos,
+    check(!f.empty() && f != "." && f != ".." &&
+              f.find_first_of(std::string_view("/\\\0", 3)) == f.npos,
           "{}: weight_map \"{}\": \"{}\" is not a plain file name", where, name, f);
     weight_map[name] = f;
     shards.insert(f);

@@ -1,6 +1,7 @@
 #pragma once
-// safetensors reader: u64 LE N, N bytes of JSON header, data. Tensors are views into the map; nothing is read before it is used.
-// Checks and error names follow huggingface/safetensors, stricter in two: header starts with '{', duplicate keys are refused.
+// safetensors reader: u64 LE N, N bytes of JSON header, data. Tensors are views into the map;
+// nothing is read before it is used. Checks and error names follow huggingface/safetensors,
+// stricter in two: header starts with '{', duplicate keys are refused.
 
 #include <cstdint>
 #include <map>
@@ -40,12 +41,15 @@ class SafetensorsFile {
   uint64_t data_at_ = 0, total_ = 0;
 };
 
-// One file, or a folder with model.safetensors, model.safetensors.index.json or a single *.safetensors.
-// Of an index only weight_map counts; shard names are plain file names inside the folder.
+// One file, or a folder with model.safetensors, model.safetensors.index.json or a single
+// *.safetensors. Of an index only weight_map counts; shard names are plain file names inside the
+// folder.
 class Checkpoint {
  public:
   static Checkpoint open(const std::string& path);
-  const std::vector<std::string>& names() const { return names_; }  // shards in name order, each in file order
+  const std::vector<std::string>& names() const {
+    return names_;
+  }  // shards in name order, each in file order
   bool has(const std::string& name) const { return owner_.count(name) != 0; }
   const TensorInfo& info(const std::string& name) const { return file(name).info(name); }
   Tensor get(const std::string& name) const { return file(name).get(name); }

@@ -12,16 +12,26 @@ namespace {
 // Position in the reference's dtype enum.
 int rank_of(DType t) {
   switch (t) {
-    case DType::BOOL: return 0;
-    case DType::U8: return 1;
-    case DType::I8: return 2;
-    case DType::I16: return 3;
-    case DType::F16: return 4;
-    case DType::BF16: return 5;
-    case DType::I32: return 6;
-    case DType::F32: return 7;
-    case DType::F64: return 8;
-    case DType::I64: return 9;
+    case DType::BOOL:
+      return 0;
+    case DType::U8:
+      return 1;
+    case DType::I8:
+      return 2;
+    case DType::I16:
+      return 3;
+    case DType::F16:
+      return 4;
+    case DType::BF16:
+      return 5;
+    case DType::I32:
+      return 6;
+    case DType::F32:
+      return 7;
+    case DType::F64:
+      return 8;
+    case DType::I64:
+      return 9;
   }
   return -1;
 }
@@ -75,11 +85,12 @@ SafetensorsWriter::SafetensorsWriter(const std::string& path, std::vector<Tensor
 }
 
 void SafetensorsWriter::write(const std::string& name, const Tensor& t) {
-  check(next_ < specs_.size() && specs_[next_].name == name, "{}: tensor {} written out of order, {} expected",
-        path_, name, next_ < specs_.size() ? specs_[next_].name : "nothing");
+  check(next_ < specs_.size() && specs_[next_].name == name,
+        "{}: tensor {} written out of order, {} expected", path_, name,
+        next_ < specs_.size() ? specs_[next_].name : "nothing");
   const TensorSpec& s = specs_[next_++];
-  check(t.dtype == s.dtype && t.shape == s.shape, "{}: tensor {} is {} {}, declared {} {}", path_, name,
-        name_of(t.dtype), to_string(t.shape), name_of(s.dtype), to_string(s.shape));
+  check(t.dtype == s.dtype && t.shape == s.shape, "{}: tensor {} is {} {}, declared {} {}", path_,
+        name, name_of(t.dtype), to_string(t.shape), name_of(s.dtype), to_string(s.shape));
   if (t.contiguous()) {
     file_.write(t.data, t.nbytes());
     return;

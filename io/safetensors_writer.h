@@ -1,6 +1,7 @@
 #pragma once
-// safetensors writer, byte for byte in the layout of the reference: dtype descending in its enum order, then name; header padded
-// to 8; __metadata__ {"format":"pt"} first. Streams from tensor views; a file appears under its name only when complete.
+// safetensors writer, byte for byte in the layout of the reference: dtype descending in its enum
+// order, then name; header padded to 8; __metadata__ {"format":"pt"} first. Streams from tensor
+// views; a file appears under its name only when complete.
 
 #include <cstdint>
 #include <string>
@@ -35,8 +36,8 @@ using NamedTensors = std::vector<std::pair<std::string, Tensor>>;
 
 void save_safetensors(const std::string& path, const NamedTensors& tensors);
 
-// Into the existing folder `dir`: model.safetensors when it fits in shard_bytes, else shards and model.safetensors.index.json.
-// For a save that is whole or absent give it AtomicFolder::dir().
+// Into the existing folder `dir`: model.safetensors when it fits in shard_bytes, else shards and
+// model.safetensors.index.json. For a save that is whole or absent give it AtomicFolder::dir().
 void write_checkpoint(const std::string& dir, const NamedTensors& tensors,
                       uint64_t shard_bytes = 5'000'000'000);
 

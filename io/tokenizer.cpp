@@ -1,4 +1,5 @@
-// Tokenizer: loading, added tokens, post-processing, and the two back ends (tokenizer.json, tokenizer.model).
+// Tokenizer: loading, added tokens, post-processing, and the two back ends (tokenizer.json,
+// tokenizer.model).
 
 #include "io/tokenizer.h"
 
@@ -42,7 +43,8 @@ Json parse(const std::string& path) {
   }
 }
 size_t char_before(std::string_view s, size_t i) {
-  while (i > 0 && (s[--i] & 0xC0) == 0x80) {}
+  while (i > 0 && (s[--i] & 0xC0) == 0x80) {
+  }
   return i;
 }
 bool space_at(std::string_view s, size_t i) { return is_space(next_char(s, i)); }
@@ -76,14 +78,17 @@ struct Tokenizer::Impl {
   }
   void index() {
     for (const Added& a : added)
-      if (!a.match.empty()) by_byte[a.normalized][static_cast<unsigned char>(a.match[0])].push_back(&a);
+      if (!a.match.empty())
+        by_byte[a.normalized][static_cast<unsigned char>(a.match[0])].push_back(&a);
     for (auto& t : by_byte)
       for (auto& l : t)
-        std::stable_sort(l.begin(), l.end(), [](auto* x, auto* y) { return x->match.size() > y->match.size(); });
+        std::stable_sort(l.begin(), l.end(),
+                         [](auto* x, auto* y) { return x->match.size() > y->match.size(); });
   }
 
   // Cuts out added tokens, leftmost and longest first.
-  void split(std::string_view s, size_t base, bool normalized, bool parse, std::vector<Section>& out) const {
+  void split(std::string_view s, size_t base, bool normalized, bool parse,
+             std::vector<Section>& out) const {
     size_t done = 0;
     auto& table = by_byte[normalized];
     for (size_t i = 0; i < s.size();) {
@@ -100,7 +105,9 @@ struct Tokenizer::Impl {
       size_t b = i, e = i + hit->match.size();
       i = e;
       if (hit->special && !parse) continue;
-      if (hit->single_word && ((b > 0 && word_at(s, char_before(s, b))) || (e < s.size() && word_at(s, e)))) continue;
+      if (hit->single_word &&
+          ((b > 0 && word_at(s, char_before(s, b))) || (e < s.size() && word_at(s, e))))
+        continue;
       if (hit->lstrip)
         while (b > done && space_at(s, char_before(s, b))) b = char_before(s, b);
       if (hit->rstrip)
@@ -127,8 +134,14 @@ struct Tokenizer::Impl {
 };
 
 static Added read_added(const Json& j, int32_t id, const Where& w) {
-  return {str(j, "content", w), "", id, bool_or(j, "special", false, w), bool_or(j, "normalized", true, w),
-          bool_or(j, "single_word", false, w), bool_or(j, "lstrip", false, w), bool_or(j, "rstrip", false, w)};
+  return {str(j, "content", w),
+          "",
+          id,
+          bool_or(j, "special", false, w),
+          bool_or(j, "normalized", true, w),
+          bool_or(j, "single_word", false, w),
+          bool_or(j, "lstrip", false, w),
+          bool_or(j, "rstrip", false, w)};
 }
 
 void Tokenizer::Impl::post_processor(const Json& j, const Where& w) {
@@ -139,8 +152,10 @@ void Tokenizer::Impl::post_processor(const Json& j, const Where& w) {
     for (auto& x : need(j, "processors", w)) post_processor(x, w);
     return;
   }
-  check(t == "TemplateProcessing",
-        "{}: {}: post-processor type '{}' is unknown; allowed: TemplateProcessing ByteLevel Sequence", w.file, w.key, t);
+  check(
+      t == "TemplateProcessing",
+      "{}: {}: post-processor type '{}' is unknown; allowed: TemplateProcessing ByteLevel Sequence",
+      w.file, w.key, t);
   bool seen = false;
   for (auto& x : need(j, "single", w)) {
     if (x.contains("Sequence")) {
@@ -204,16 +219,23 @@ void Tokenizer::Impl::load_config(const std::string& folder) {
     };
     if (spm && j.contains("added_tokens_decoder"))
       for (auto& [k, v] : j["added_tokens_decoder"].items()) {
-        check(!k.empty() && k.size() < 8 && std::all_of(k.begin(), k.end(), [](char c) { return c >= '0' && c <= '9'; }),
+        check(!k.empty() && k.size() < 8 &&
+                  std::all_of(k.begin(), k.end(), [](char c) { return c >= '0' && c <= '9'; }),
               "{}: added_tokens_decoder: '{}' is not an id", path, k);
-        if (Added a = read_added(v, std::stoi(k), w.at("added_tokens_decoder")); !ids.contains(a.content)) add(a);
+        if (Added a = read_added(v, std::stoi(k), w.at("added_tokens_decoder"));
+            !ids.contains(a.content))
+          add(a);
       }
     bos = token("bos_token", bos), eos = token("eos_token", eos);
     add_bos = bool_or(j, "add_bos_token", true, w), add_eos = bool_or(j, "add_eos_token", false, w);
     // LlamaTokenizerFast rebuilds the file's post-processor from these two; other classes keep it.
-    std::string cls = j.contains("tokenizer_class") && j["tokenizer_class"].is_string() ? j["tokenizer_class"].get<std::string>() : "";
-    if (cls == "LlamaTokenizerFast" || cls == "LlamaTokenizer") llama = true, before.clear(), after.clear();
-    check(!spm || bool_or(j, "legacy", true, w), "{}: legacy: false is not supported without tokenizer.json", path);
+    std::string cls = j.contains("tokenizer_class") && j["tokenizer_class"].is_string()
+                          ? j["tokenizer_class"].get<std::string>()
+                          : "";
+    if (cls == "LlamaTokenizerFast" || cls == "LlamaTokenizer")
+      llama = true, before.clear(), after.clear();
+    check(!spm || bool_or(j, "legacy", true, w),
+          "{}: legacy: false is not supported without tokenizer.json", path);
   }
   if (llama && add_bos && bos >= 0) before = {bos};
   if (llama && add_eos && eos >= 0) after = {eos};
@@ -221,9 +243,12 @@ void Tokenizer::Impl::load_config(const std::string& folder) {
 
 Tokenizer Tokenizer::load(const std::string& folder) {
   auto impl = std::make_shared<Impl>();
-  if (std::filesystem::exists(folder + "/tokenizer.json")) impl->load_json(folder + "/tokenizer.json");
-  else if (std::filesystem::exists(folder + "/tokenizer.model")) impl->load_spm(folder + "/tokenizer.model");
-  else fail("{}: neither tokenizer.json nor tokenizer.model is there", folder);
+  if (std::filesystem::exists(folder + "/tokenizer.json"))
+    impl->load_json(folder + "/tokenizer.json");
+  else if (std::filesystem::exists(folder + "/tokenizer.model"))
+    impl->load_spm(folder + "/tokenizer.model");
+  else
+    fail("{}: neither tokenizer.json nor tokenizer.model is there", folder);
   impl->load_config(folder);
   impl->index();
   Tokenizer t;
@@ -231,7 +256,8 @@ Tokenizer Tokenizer::load(const std::string& folder) {
   return t;
 }
 
-std::vector<int32_t> Tokenizer::encode(std::string_view raw, bool add_special, bool parse_special) const {
+std::vector<int32_t> Tokenizer::encode(std::string_view raw, bool add_special,
+                                       bool parse_special) const {
   std::string text = replace_invalid(raw);
   std::vector<int32_t> out;
   if (add_special) out = impl_->before;
@@ -246,12 +272,15 @@ std::vector<int32_t> Tokenizer::encode(std::string_view raw, bool add_special, b
       check(status.ok(), "tokenizer.model: {}", status.ToString());
       out.insert(out.end(), ids.begin(), ids.end());
     } else {
-      std::string n = impl_->normalizer ? impl_->normalizer(std::string(s.text)) : std::string(s.text);
+      std::string n =
+          impl_->normalizer ? impl_->normalizer(std::string(s.text)) : std::string(s.text);
       inner.clear();
       impl_->split(n, s.at, true, parse_special, inner);
       for (const Section& x : inner)
-        if (x.id >= 0) out.push_back(x.id);
-        else impl_->encode_section(x.text, x.at == 0, out);
+        if (x.id >= 0)
+          out.push_back(x.id);
+        else
+          impl_->encode_section(x.text, x.at == 0, out);
     }
   }
   if (add_special) out.insert(out.end(), impl_->after.begin(), impl_->after.end());
@@ -262,7 +291,8 @@ std::string Tokenizer::decode(std::span<const int32_t> ids, bool skip_special) c
   if (impl_->spm) {
     std::vector<int> keep;
     for (int32_t id : ids)
-      if (id >= 0 && id < impl_->spm->GetPieceSize() && !(skip_special && special(id))) keep.push_back(id);
+      if (id >= 0 && id < impl_->spm->GetPieceSize() && !(skip_special && special(id)))
+        keep.push_back(id);
     std::string s;
     auto status = impl_->spm->Decode(keep, &s);
     check(status.ok(), "tokenizer.model: {}", status.ToString());
@@ -270,7 +300,8 @@ std::string Tokenizer::decode(std::span<const int32_t> ids, bool skip_special) c
   }
   std::vector<std::string> t;
   for (int32_t id : ids)
-    if (id >= 0 && id < vocab_size() && !(skip_special && special(id))) t.push_back(impl_->tokens[id]);
+    if (id >= 0 && id < vocab_size() && !(skip_special && special(id)))
+      t.push_back(impl_->tokens[id]);
   impl_->decoder(t);
   std::string out;
   for (auto& s : t) out += s;
@@ -288,7 +319,9 @@ const std::string& Tokenizer::id_to_token(int32_t id) const {
   check(id >= 0 && id < vocab_size(), "token id {} is out of range 0 to {}", id, vocab_size() - 1);
   return impl_->tokens[id];
 }
-bool Tokenizer::special(int32_t id) const { return id >= 0 && id < vocab_size() && impl_->is_special[id]; }
+bool Tokenizer::special(int32_t id) const {
+  return id >= 0 && id < vocab_size() && impl_->is_special[id];
+}
 
 // Text is given out up to a trailing U+FFFD, which may yet become a character.
 std::string StreamDecoder::push(int32_t id) {

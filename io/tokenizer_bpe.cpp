@@ -1,4 +1,5 @@
-// Byte-pair encoding: start from characters, merge the pair of lowest rank (leftmost on ties) until none is left.
+// Byte-pair encoding: start from characters, merge the pair of lowest rank (leftmost on ties) until
+// none is left.
 
 #include <algorithm>
 #include <queue>
@@ -37,10 +38,12 @@ Bpe::Bpe(const Json& j, const Where& w, bool byte_level) : byte_level_(byte_leve
   fuse_unk_ = bool_or(j, "fuse_unk", false, w);
   ignore_merges_ = bool_or(j, "ignore_merges", false, w);
   const Json& v = need(j, "vocab", w);
-  check(v.is_object(), "{}: {}.vocab: an object is expected, found {}", w.file, w.key, v.type_name());
+  check(v.is_object(), "{}: {}.vocab: an object is expected, found {}", w.file, w.key,
+        v.type_name());
   for (auto& [token, id] : v.items()) {
     check(id.is_number_integer() && id.get<int64_t>() >= 0 && id.get<int64_t>() < 1 << 24,
-          "{}: {}.vocab['{}']: an id from 0 to 16777215 is expected, found {}", w.file, w.key, token, id.dump());
+          "{}: {}.vocab['{}']: an id from 0 to 16777215 is expected, found {}", w.file, w.key,
+          token, id.dump());
     vocab.emplace(token, id.get<int32_t>());
   }
   auto find = [&](const std::string& s) {
@@ -57,27 +60,31 @@ Bpe::Bpe(const Json& j, const Where& w, bool byte_level) : byte_level_(byte_leve
     alphabet_[b] = find(byte_alphabet().of[b]);
   }
   const Json& m = need(j, "merges", w);
-  check(m.is_array(), "{}: {}.merges: an array is expected, found {}", w.file, w.key, m.type_name());
+  check(m.is_array(), "{}: {}.merges: an array is expected, found {}", w.file, w.key,
+        m.type_name());
   int32_t rank = 0;
   for (const Json& x : m) {
     std::string a, b;
     if (x.is_string()) {
       std::string s = x.get<std::string>();
       size_t i = s.find(' ');
-      check(i != s.npos && s.find(' ', i + 1) == s.npos, "{}: {}.merges[{}]: 'a b' is expected, found '{}'", w.file,
-            w.key, rank, s);
+      check(i != s.npos && s.find(' ', i + 1) == s.npos,
+            "{}: {}.merges[{}]: 'a b' is expected, found '{}'", w.file, w.key, rank, s);
       a = s.substr(0, i), b = s.substr(i + 1);
     } else {
       check(x.is_array() && x.size() == 2 && x[0].is_string() && x[1].is_string(),
-            "{}: {}.merges[{}]: 'a b' or [a, b] is expected, found {}", w.file, w.key, rank, x.dump().substr(0, 60));
+            "{}: {}.merges[{}]: 'a b' or [a, b] is expected, found {}", w.file, w.key, rank,
+            x.dump().substr(0, 60));
       a = x[0].get<std::string>(), b = x[1].get<std::string>();
     }
     int32_t ia = find(a), ib = find(b);
-    check(ia >= 0 && ib >= 0, "{}: {}.merges[{}]: token '{}' is not in the vocabulary", w.file, w.key, rank,
-          ia < 0 ? a : b);
-    check(b.size() >= prefix_.size(), "{}: {}.merges[{}]: '{}' is shorter than the prefix", w.file, w.key, rank, b);
+    check(ia >= 0 && ib >= 0, "{}: {}.merges[{}]: token '{}' is not in the vocabulary", w.file,
+          w.key, rank, ia < 0 ? a : b);
+    check(b.size() >= prefix_.size(), "{}: {}.merges[{}]: '{}' is shorter than the prefix", w.file,
+          w.key, rank, b);
     int32_t id = find(a + b.substr(prefix_.size()));
-    check(id >= 0, "{}: {}.merges[{}]: the merged token '{}{}' is not in the vocabulary", w.file, w.key, rank, a, b);
+    check(id >= 0, "{}: {}.merges[{}]: the merged token '{}{}' is not in the vocabulary", w.file,
+          w.key, rank, a, b);
     merges_[pair_key(ia, ib)] = {rank++, id};
   }
 }
@@ -134,7 +141,8 @@ void Bpe::encode_uncached(std::string_view piece, std::vector<int32_t>& out) con
       ids.push_back(id);
       continue;
     }
-    if (byte_fallback_ && std::all_of(key.begin(), key.end(), [&](unsigned char c) { return bytes_[c] >= 0; })) {
+    if (byte_fallback_ &&
+        std::all_of(key.begin(), key.end(), [&](unsigned char c) { return bytes_[c] >= 0; })) {
       flush();
       for (unsigned char c : key) ids.push_back(bytes_[c]);
       continue;
@@ -149,7 +157,8 @@ void Bpe::encode_uncached(std::string_view piece, std::vector<int32_t>& out) con
 }
 
 void Bpe::merge(std::vector<int32_t>& ids) const {
-  // A heap of candidate pairs over a linked list: O(n log n). Stale entries are recognised by their resulting id.
+  // A heap of candidate pairs over a linked list: O(n log n). Stale entries are recognised by their
+  // resulting id.
   struct Cand {
     int32_t rank, pos, id;
     bool operator<(const Cand& o) const { return rank != o.rank ? rank > o.rank : pos > o.pos; }

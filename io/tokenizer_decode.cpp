@@ -21,8 +21,11 @@ static void byte_level_decode(std::vector<std::string>& t) {
 }
 
 static int byte_token(const std::string& s) {
-  auto hex = [](char c) { return c >= '0' && c <= '9' ? c - '0' : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1; };
-  if (s.size() != 6 || !s.starts_with("<0x") || s[5] != '>' || hex(s[3]) < 0 || hex(s[4]) < 0) return -1;
+  auto hex = [](char c) {
+    return c >= '0' && c <= '9' ? c - '0' : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+  };
+  if (s.size() != 6 || !s.starts_with("<0x") || s[5] != '>' || hex(s[3]) < 0 || hex(s[4]) < 0)
+    return -1;
   return hex(s[3]) * 16 + hex(s[4]);
 }
 
@@ -31,15 +34,18 @@ static void byte_fallback_decode(std::vector<std::string>& t) {
   std::string run;
   auto flush = [&] {
     if (run.empty()) return;
-    if (replace_invalid(run) == run) out.push_back(run);
+    if (replace_invalid(run) == run)
+      out.push_back(run);
     else
       for (size_t i = 0; i < run.size(); ++i) out.push_back("\xEF\xBF\xBD");
     run.clear();
   };
   for (std::string& s : t) {
     int b = byte_token(s);
-    if (b >= 0) run += static_cast<char>(b);
-    else flush(), out.push_back(s);
+    if (b >= 0)
+      run += static_cast<char>(b);
+    else
+      flush(), out.push_back(s);
   }
   flush();
   t = std::move(out);
@@ -87,7 +93,8 @@ Decoder make_decoder(const Json& j, const Where& w, bool* byte_level) {
   }
   if (type == "Metaspace") {
     std::string r = str_or(j, "replacement", "▁", w);
-    bool never = str_or(j, "prepend_scheme", bool_or(j, "add_prefix_space", true, w) ? "always" : "never", w) == "never";
+    bool never = str_or(j, "prepend_scheme",
+                        bool_or(j, "add_prefix_space", true, w) ? "always" : "never", w) == "never";
     return [=](std::vector<std::string>& t) {
       for (size_t i = 0; i < t.size(); ++i)
         for (size_t at = 0; (at = t[i].find(r, at)) != std::string::npos;) {
@@ -106,8 +113,10 @@ Decoder make_decoder(const Json& j, const Where& w, bool* byte_level) {
       for (auto& d : list) d(t);
     };
   }
-  fail("{}: {}: decoder type '{}' is unknown; allowed: ByteLevel ByteFallback Fuse Replace Strip Metaspace Sequence",
-       w.file, w.key, type);
+  fail(
+      "{}: {}: decoder type '{}' is unknown; allowed: ByteLevel ByteFallback Fuse Replace Strip "
+      "Metaspace Sequence",
+      w.file, w.key, type);
 }
 
 }  // namespace sutor::tok

@@ -1,5 +1,5 @@
-// Characters, patterns and the normalizers of tokenizer.json. Unicode tables: utf8proc; regular expressions: Oniguruma
-// with Ruby syntax, the engine of the `tokenizers` library.
+// Characters, patterns and the normalizers of tokenizer.json. Unicode tables: utf8proc; regular
+// expressions: Oniguruma with Ruby syntax, the engine of the `tokenizers` library.
 
 #include <utf8proc.h>
 
@@ -23,14 +23,16 @@ const Json& need(const Json& j, const char* key, const Where& w) {
 
 std::string str(const Json& j, const char* key, const Where& w) {
   const Json& v = need(j, key, w);
-  check(v.is_string(), "{}: {}: a string is expected, found {}", w.file, w.at(key).key, v.type_name());
+  check(v.is_string(), "{}: {}: a string is expected, found {}", w.file, w.at(key).key,
+        v.type_name());
   return v.get<std::string>();
 }
 
 std::string type_of(const Json& j, const Where& w) { return str(j, "type", w); }
 
 template <class T>
-static T field(const Json& j, const char* key, T def, bool (*ok)(const Json&), const char* what, const Where& w) {
+static T field(const Json& j, const char* key, T def, bool (*ok)(const Json&), const char* what,
+               const Where& w) {
   auto it = j.find(key);
   if (it == j.end() || it->is_null()) return def;
   check(ok(*it), "{}: {}: {} is expected, found {}", w.file, w.at(key).key, what, it->type_name());
@@ -38,13 +40,16 @@ static T field(const Json& j, const char* key, T def, bool (*ok)(const Json&), c
 }
 
 std::string str_or(const Json& j, const char* key, const std::string& def, const Where& w) {
-  return field<std::string>(j, key, def, [](const Json& v) { return v.is_string(); }, "a string", w);
+  return field<std::string>(
+      j, key, def, [](const Json& v) { return v.is_string(); }, "a string", w);
 }
 bool bool_or(const Json& j, const char* key, bool def, const Where& w) {
-  return field<bool>(j, key, def, [](const Json& v) { return v.is_boolean(); }, "true or false", w);
+  return field<bool>(
+      j, key, def, [](const Json& v) { return v.is_boolean(); }, "true or false", w);
 }
 int64_t int_or(const Json& j, const char* key, int64_t def, const Where& w) {
-  return field<int64_t>(j, key, def, [](const Json& v) { return v.is_number_integer(); }, "an integer", w);
+  return field<int64_t>(
+      j, key, def, [](const Json& v) { return v.is_number_integer(); }, "an integer", w);
 }
 
 char32_t next_char(std::string_view s, size_t& i) {
@@ -62,11 +67,14 @@ void append_utf8(std::string& out, char32_t c) {
   out.append(reinterpret_cast<char*>(b), n);
 }
 
-static utf8proc_category_t category(char32_t c) { return utf8proc_category(static_cast<utf8proc_int32_t>(c)); }
+static utf8proc_category_t category(char32_t c) {
+  return utf8proc_category(static_cast<utf8proc_int32_t>(c));
+}
 
 bool is_space(char32_t c) {
-  return (c >= 9 && c <= 13) || c == 32 || c == 0x85 || c == 0xA0 || c == 0x1680 || (c >= 0x2000 && c <= 0x200A) ||
-         c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F || c == 0x3000;
+  return (c >= 9 && c <= 13) || c == 32 || c == 0x85 || c == 0xA0 || c == 0x1680 ||
+         (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F ||
+         c == 0x3000;
 }
 bool is_numeric(char32_t c) {
   if (c < 0x80) return c >= '0' && c <= '9';
@@ -74,7 +82,9 @@ bool is_numeric(char32_t c) {
   return k == UTF8PROC_CATEGORY_ND || k == UTF8PROC_CATEGORY_NL || k == UTF8PROC_CATEGORY_NO;
 }
 bool is_punctuation(char32_t c) {
-  if (c < 0x80) return (c > 32 && c < '0') || (c > '9' && c < 'A') || (c > 'Z' && c < 'a') || (c > 'z' && c < 127);
+  if (c < 0x80)
+    return (c > 32 && c < '0') || (c > '9' && c < 'A') || (c > 'Z' && c < 'a') ||
+           (c > 'z' && c < 127);
   auto k = category(c);
   return k >= UTF8PROC_CATEGORY_PC && k <= UTF8PROC_CATEGORY_PO;
 }
@@ -95,9 +105,19 @@ std::string replace_invalid(std::string_view s, size_t* keep_tail) {
       i = j;
       continue;
     }
-    size_t n = a >= 0xC2 && a <= 0xDF ? 2 : a >= 0xE0 && a <= 0xEF ? 3 : a >= 0xF0 && a <= 0xF4 ? 4 : 0, k = 1;
-    // The second byte has a narrower range after E0, ED, F0 and F4 (no overlong forms, surrogates, > 10FFFF).
-    unsigned lo = a == 0xE0 ? 0xA0 : a == 0xF0 ? 0x90 : 0x80, hi = a == 0xED ? 0x9F : a == 0xF4 ? 0x8F : 0xBF;
+    size_t n = a >= 0xC2 && a <= 0xDF   ? 2
+               : a >= 0xE0 && a <= 0xEF ? 3
+               : a >= 0xF0 && a <= 0xF4 ? 4
+                                        : 0,
+           k = 1;
+    // The second byte has a narrower range after E0, ED, F0 and F4 (no overlong forms, surrogates,
+    // > 10FFFF).
+    unsigned lo = a == 0xE0   ? 0xA0
+                  : a == 0xF0 ? 0x90
+                              : 0x80,
+             hi = a == 0xED   ? 0x9F
+                  : a == 0xF4 ? 0x8F
+                              : 0xBF;
     while (k < n && i + k < s.size()) {
       unsigned char b = s[i + k];
       if (b < lo || b > hi) break;
@@ -128,7 +148,8 @@ Pattern::Pattern(const Json& j, const Where& w) : where_(w) {
 Pattern::Pattern(const std::string& regex, const Where& w) : where_(w) { compile(regex); }
 
 void Pattern::compile(const std::string& p) {
-  check(p.size() <= 1 << 16, "{}: {}: pattern of {} bytes, at most 65536 allowed", where_.file, where_.key, p.size());
+  check(p.size() <= 1 << 16, "{}: {}: pattern of {} bytes, at most 65536 allowed", where_.file,
+        where_.key, p.size());
   static std::once_flag once;
   std::call_once(once, [] {
     OnigEncoding e = ONIG_ENCODING_UTF8;
@@ -137,11 +158,13 @@ void Pattern::compile(const std::string& p) {
   regex_t* r = nullptr;
   OnigErrorInfo info;
   auto b = reinterpret_cast<const OnigUChar*>(p.data());
-  int rc = onig_new(&r, b, b + p.size(), ONIG_OPTION_NONE, ONIG_ENCODING_UTF8, ONIG_SYNTAX_RUBY, &info);
+  int rc =
+      onig_new(&r, b, b + p.size(), ONIG_OPTION_NONE, ONIG_ENCODING_UTF8, ONIG_SYNTAX_RUBY, &info);
   if (rc != ONIG_NORMAL) {
     OnigUChar msg[ONIG_MAX_ERROR_MESSAGE_LEN];
     onig_error_code_to_str(msg, rc, &info);
-    fail("{}: {}: bad regular expression: {}", where_.file, where_.key, reinterpret_cast<char*>(msg));
+    fail("{}: {}: bad regular expression: {}", where_.file, where_.key,
+         reinterpret_cast<char*>(msg));
   }
   regex_ = std::shared_ptr<regex_t>(r, onig_free);
 }
@@ -149,29 +172,37 @@ void Pattern::compile(const std::string& p) {
 void Pattern::each(std::string_view s, const std::function<void(size_t, size_t)>& fn) const {
   if (!regex_) {
     if (literal_.empty()) return;
-    for (size_t i = 0; (i = s.find(literal_, i)) != s.npos; i += literal_.size()) fn(i, i + literal_.size());
+    for (size_t i = 0; (i = s.find(literal_, i)) != s.npos; i += literal_.size())
+      fn(i, i + literal_.size());
     return;
   }
-  std::unique_ptr<OnigRegion, void (*)(OnigRegion*)> region(onig_region_new(), [](OnigRegion* x) {
-    onig_region_free(x, 1);
-  });
-  std::unique_ptr<OnigMatchParam, void (*)(OnigMatchParam*)> param(onig_new_match_param(), onig_free_match_param);
+  std::unique_ptr<OnigRegion, void (*)(OnigRegion*)> region(
+      onig_region_new(), [](OnigRegion* x) { onig_region_free(x, 1); });
+  std::unique_ptr<OnigMatchParam, void (*)(OnigMatchParam*)> param(onig_new_match_param(),
+                                                                   onig_free_match_param);
   onig_initialize_match_param(param.get());
-  // A hostile pattern must end in an error, not in a hang. The total grows with the text, so honest patterns pass.
+  // A hostile pattern must end in an error, not in a hang. The total grows with the text, so honest
+  // patterns pass.
   onig_set_retry_limit_in_match_of_match_param(param.get(), 1000000);
   onig_set_retry_limit_in_search_of_match_param(param.get(), 2000000 + 50 * s.size());
   auto b = reinterpret_cast<const OnigUChar*>(s.data()), e = b + s.size();
   size_t at = 0, last = std::string::npos;
   while (at <= s.size()) {
-    int rc = onig_search_with_param(regex_.get(), b, e, b + at, e, region.get(), ONIG_OPTION_NONE, param.get());
+    int rc = onig_search_with_param(regex_.get(), b, e, b + at, e, region.get(), ONIG_OPTION_NONE,
+                                    param.get());
     if (rc == ONIG_MISMATCH) return;
-    check(rc >= 0, "{}: {}: the regular expression exceeds the retry limit (Oniguruma error {}) on {} bytes of text",
+    check(rc >= 0,
+          "{}: {}: the regular expression exceeds the retry limit (Oniguruma error {}) on {} bytes "
+          "of text",
           where_.file, where_.key, rc, s.size());
     size_t x = region->beg[0], y = region->end[0];
     if (x == y) {  // as Rust's find_iter: no empty match right after a match, then one character on
       at = y;
       bool skip = last == y;
-      if (at < s.size()) next_char(s, at); else ++at;
+      if (at < s.size())
+        next_char(s, at);
+      else
+        ++at;
       if (skip) continue;
     } else {
       at = y;
@@ -196,7 +227,8 @@ static Normalizer unicode_form(int options) {
   };
 }
 
-static std::string map_chars(const std::string& s, const std::function<void(std::string&, char32_t)>& fn) {
+static std::string map_chars(const std::string& s,
+                             const std::function<void(std::string&, char32_t)>& fn) {
   std::string out;
   for (size_t i = 0; i < s.size();) fn(out, next_char(s, i));
   return out;
@@ -223,8 +255,10 @@ Normalizer make_normalizer(const Json& j, const Where& w) {
   if (t == "Lowercase")
     return [](std::string s) {
       return map_chars(s, [](std::string& o, char32_t c) {
-        if (c == 0x130) o += "i\xCC\x87";  // the one character whose lower case has two code points
-        else append_utf8(o, utf8proc_tolower(static_cast<utf8proc_int32_t>(c)));
+        if (c == 0x130)
+          o += "i\xCC\x87";  // the one character whose lower case has two code points
+        else
+          append_utf8(o, utf8proc_tolower(static_cast<utf8proc_int32_t>(c)));
       });
     };
   if (t == "StripAccents")
@@ -255,14 +289,18 @@ Normalizer make_normalizer(const Json& j, const Where& w) {
   if (t == "Sequence") {
     std::vector<Normalizer> list;
     const Json& items = need(j, "normalizers", w);
-    for (size_t i = 0; i < items.size(); ++i) list.push_back(make_normalizer(items.at(i), w.at(std::to_string(i))));
+    for (size_t i = 0; i < items.size(); ++i)
+      list.push_back(make_normalizer(items.at(i), w.at(std::to_string(i))));
     return [list](std::string s) {
       for (auto& n : list) s = n(std::move(s));
       return s;
     };
   }
-  fail("{}: {}: normalizer type '{}' is unknown; allowed: NFC NFD NFKC NFKD Lowercase Prepend Replace Sequence Strip "
-       "StripAccents", w.file, w.key, t);
+  fail(
+      "{}: {}: normalizer type '{}' is unknown; allowed: NFC NFD NFKC NFKD Lowercase Prepend "
+      "Replace Sequence Strip "
+      "StripAccents",
+      w.file, w.key, t);
 }
 
 }  // namespace sutor::tok

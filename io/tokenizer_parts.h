@@ -1,5 +1,6 @@
 #pragma once
-// The stages of a tokenizer.json pipeline, as the `tokenizers` library defines them. Internal to io/tokenizer*.cpp.
+// The stages of a tokenizer.json pipeline, as the `tokenizers` library defines them. Internal to
+// io/tokenizer*.cpp.
 
 #include <oniguruma.h>
 
@@ -39,8 +40,9 @@ bool is_space(char32_t c);
 bool is_numeric(char32_t c);
 bool is_punctuation(char32_t c);
 bool is_word(char32_t c);
-// Ill-formed bytes become U+FFFD, one per maximal subpart (Unicode 3.9), as Python and Rust do. `keep_tail` returns the
-// length of an unfinished but so far valid sequence at the end instead of replacing it.
+// Ill-formed bytes become U+FFFD, one per maximal subpart (Unicode 3.9), as Python and Rust do.
+// `keep_tail` returns the length of an unfinished but so far valid sequence at the end instead of
+// replacing it.
 std::string replace_invalid(std::string_view s, size_t* keep_tail = nullptr);
 
 // The GPT-2 byte alphabet.
@@ -79,7 +81,8 @@ struct Pieces {
   std::vector<std::unique_ptr<std::string>> store;
 };
 using PreTokenizer = std::function<void(Pieces&)>;
-// `byte_level` is set when the last stage maps bytes to the alphabet; the model does that itself, per cached piece.
+// `byte_level` is set when the last stage maps bytes to the alphabet; the model does that itself,
+// per cached piece.
 PreTokenizer make_pretokenizer(const Json& j, const Where& w, bool* byte_level);
 
 using Decoder = std::function<void(std::vector<std::string>&)>;

@@ -1,4 +1,5 @@
-// The pre-tokenizers of tokenizer.json: cut a string into the pieces the model may not merge across.
+// The pre-tokenizers of tokenizer.json: cut a string into the pieces the model may not merge
+// across.
 
 #include "engine/error.h"
 #include "io/tokenizer_parts.h"
@@ -14,8 +15,10 @@ static Split behavior(const Json& j, const char* def, const Where& w) {
   if (b == "MergedWithPrevious") return Split::kWithPrevious;
   if (b == "MergedWithNext") return Split::kWithNext;
   if (b == "Contiguous") return Split::kContiguous;
-  fail("{}: {}.behavior: '{}' is unknown; allowed: Removed Isolated MergedWithPrevious MergedWithNext Contiguous",
-       w.file, w.key, b);
+  fail(
+      "{}: {}.behavior: '{}' is unknown; allowed: Removed Isolated MergedWithPrevious "
+      "MergedWithNext Contiguous",
+      w.file, w.key, b);
 }
 
 struct Span {
@@ -40,16 +43,20 @@ static void split(Pieces& p, const Finder& find, Split how, bool invert) {
     bool prev = false;
     if (how == Split::kWithNext) {  // the mirror image of WithPrevious, hence from the right
       for (size_t i = spans.size(); i-- > 0; prev = spans[i].match) {
-        if (spans[i].match && !prev && !made.empty()) made.back().b = spans[i].b;
-        else made.push_back(spans[i]);
+        if (spans[i].match && !prev && !made.empty())
+          made.back().b = spans[i].b;
+        else
+          made.push_back(spans[i]);
       }
       made = {made.rbegin(), made.rend()};
     } else {
       for (const Span& x : spans) {
         bool join = !made.empty() && ((how == Split::kWithPrevious && x.match && !prev) ||
                                       (how == Split::kContiguous && x.match == prev));
-        if (join) made.back().e = x.e;
-        else if (how != Split::kRemoved || !x.match) made.push_back(x);
+        if (join)
+          made.back().e = x.e;
+        else if (how != Split::kRemoved || !x.match)
+          made.push_back(x);
         prev = x.match;
       }
     }
@@ -80,9 +87,11 @@ static void prepend(Pieces& p, Piece& x, const std::string& with) {
 static PreTokenizer metaspace(const Json& j, const Where& w) {
   std::string r = str_or(j, "replacement", "▁", w);
   // Files older than prepend_scheme have add_prefix_space instead.
-  std::string scheme = str_or(j, "prepend_scheme", bool_or(j, "add_prefix_space", true, w) ? "always" : "never", w);
+  std::string scheme =
+      str_or(j, "prepend_scheme", bool_or(j, "add_prefix_space", true, w) ? "always" : "never", w);
   check(scheme == "first" || scheme == "always" || scheme == "never",
-        "{}: {}.prepend_scheme: '{}' is unknown; allowed: first always never", w.file, w.key, scheme);
+        "{}: {}.prepend_scheme: '{}' is unknown; allowed: first always never", w.file, w.key,
+        scheme);
   bool cut = bool_or(j, "split", true, w);
   Pattern mark{Json(r), w};
   return [=](Pieces& p) {
@@ -100,7 +109,8 @@ static PreTokenizer metaspace(const Json& j, const Where& w) {
 PreTokenizer make_pretokenizer(const Json& j, const Where& w, bool* byte_level) {
   if (j.is_null()) return nullptr;
   std::string t = type_of(j, w);
-  check(!*byte_level, "{}: {}: '{}' after ByteLevel; ByteLevel must be the last stage", w.file, w.key, t);
+  check(!*byte_level, "{}: {}: '{}' after ByteLevel; ByteLevel must be the last stage", w.file,
+        w.key, t);
   if (t == "Sequence") {
     std::vector<PreTokenizer> list;
     const Json& items = need(j, "pretokenizers", w);
@@ -112,17 +122,19 @@ PreTokenizer make_pretokenizer(const Json& j, const Where& w, bool* byte_level) 
   }
   if (t == "Split") {
     Pattern p(need(j, "pattern", w), w.at("pattern"));
-    return [f = pattern(p), how = behavior(j, "", w), inv = bool_or(j, "invert", false, w)](Pieces& x) {
-      split(x, f, how, inv);
-    };
+    return [f = pattern(p), how = behavior(j, "", w),
+            inv = bool_or(j, "invert", false, w)](Pieces& x) { split(x, f, how, inv); };
   }
   if (t == "Digits") {
     Split how = bool_or(j, "individual_digits", false, w) ? Split::kIsolated : Split::kContiguous;
     return [how](Pieces& p) { split(p, chars(is_numeric), how, false); };
   }
   if (t == "Punctuation")
-    return [how = behavior(j, "Isolated", w)](Pieces& p) { split(p, chars(is_punctuation), how, false); };
-  if (t == "WhitespaceSplit") return [](Pieces& p) { split(p, chars(is_space), Split::kRemoved, false); };
+    return [how = behavior(j, "Isolated", w)](Pieces& p) {
+      split(p, chars(is_punctuation), how, false);
+    };
+  if (t == "WhitespaceSplit")
+    return [](Pieces& p) { split(p, chars(is_space), Split::kRemoved, false); };
   if (t == "Whitespace") {
     Pattern p(std::string(R"(\w+|[^\w\s]+)"), w);
     return [f = pattern(p)](Pieces& x) { split(x, f, Split::kRemoved, true); };
@@ -131,7 +143,9 @@ PreTokenizer make_pretokenizer(const Json& j, const Where& w, bool* byte_level) 
   if (t == "ByteLevel") {
     *byte_level = true;
     bool space = bool_or(j, "add_prefix_space", true, w), cut = bool_or(j, "use_regex", true, w);
-    Pattern p(std::string(R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)"), w);
+    Pattern p(std::string(
+                  R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)"),
+              w);
     return [space, cut, f = pattern(p)](Pieces& x) {
       if (space)
         for (Piece& y : x.list)
@@ -139,8 +153,11 @@ PreTokenizer make_pretokenizer(const Json& j, const Where& w, bool* byte_level) 
       if (cut) split(x, f, Split::kIsolated, false);
     };
   }
-  fail("{}: {}: pre-tokenizer type '{}' is unknown; allowed: Sequence Split Digits Punctuation Whitespace "
-       "WhitespaceSplit Metaspace ByteLevel", w.file, w.key, t);
+  fail(
+      "{}: {}: pre-tokenizer type '{}' is unknown; allowed: Sequence Split Digits Punctuation "
+      "Whitespace "
+      "WhitespaceSplit Metaspace ByteLevel",
+      w.file, w.key, t);
 }
 
 }  // namespace sutor::tok

@@ -24,25 +24,34 @@ std::string module_of(const std::string& name) { return name.substr(0, name.find
 void load_lora(Model& model, const std::string& dir) {
   std::string file = dir + "/adapter_config.json";
   Json j = read_json_file(file);
-  check(j.value("peft_type", "") == "LORA", "{}: peft_type is \"{}\", known: LORA", file, j.value("peft_type", ""));
+  check(j.value("peft_type", "") == "LORA", "{}: peft_type is \"{}\", known: LORA", file,
+        j.value("peft_type", ""));
   for (const char* key : {"use_dora", "fan_in_fan_out"})
-    check(!j.contains(key) || j[key].is_null() || j[key] == false, "{}: {} is set, which is not implemented", file, key);
+    check(!j.contains(key) || j[key].is_null() || j[key] == false,
+          "{}: {} is set, which is not implemented", file, key);
   for (const char* key : {"rank_pattern", "alpha_pattern", "modules_to_save", "target_parameters"})
-    check(!j.contains(key) || j[key].is_null() || j[key].empty(), "{}: {} is set, which is not implemented", file, key);
-  check(j.value("bias", "none") == "none", "{}: bias is \"{}\", allowed: none", file, j.value("bias", ""));
+    check(!j.contains(key) || j[key].is_null() || j[key].empty(),
+          "{}: {} is set, which is not implemented", file, key);
+  check(j.value("bias", "none") == "none", "{}: bias is \"{}\", allowed: none", file,
+        j.value("bias", ""));
   double r = get<double>(j, "r", file), alpha = get<double>(j, "lora_alpha", file);
   float scale = static_cast<float>(j.value("use_rslora", false) ? alpha / std::sqrt(r) : alpha / r);
   Checkpoint files = Checkpoint::open(dir + "/adapter_model.safetensors");
   for (const std::string& key : files.names()) {
-    check(key.starts_with(kPeft) && (key.ends_with(".lora_A.weight") || key.ends_with(".lora_B.weight")),
+    check(key.starts_with(kPeft) &&
+              (key.ends_with(".lora_A.weight") || key.ends_with(".lora_B.weight")),
           "{}: tensor {} is no LoRA factor of a linear", dir, key);
     if (!key.ends_with(".lora_A.weight")) continue;
-    std::string module = key.substr(kPeft.size(), key.size() - kPeft.size() - std::strlen(".lora_A.weight"));
+    std::string module =
+        key.substr(kPeft.size(), key.size() - kPeft.size() - std::strlen(".lora_A.weight"));
     Param& w = model.params.at(module + ".weight");
-    check(files.has(kPeft + module + ".lora_B.weight"), "{}: {} has lora_A but no lora_B", dir, module);
+    check(files.has(kPeft + module + ".lora_B.weight"), "{}: {} has lora_A but no lora_B", dir,
+          module);
     Tensor a = files.get(key), b = files.get(kPeft + module + ".lora_B.weight");
-    check(a.shape.size() == 2 && b.shape.size() == 2 && a.dim(1) == w.value.dim(1) && b.dim(0) == w.value.dim(0) && a.dim(0) == b.dim(1),
-          "{}: LoRA factors {} and {} do not fit {} {}", dir, to_string(a.shape), to_string(b.shape), w.name, to_string(w.value.shape));
+    check(a.shape.size() == 2 && b.shape.size() == 2 && a.dim(1) == w.value.dim(1) &&
+              b.dim(0) == w.value.dim(0) && a.dim(0) == b.dim(1),
+          "{}: LoRA factors {} and {} do not fit {} {}", dir, to_string(a.shape),
+          to_string(b.shape), w.name, to_string(w.value.shape));
     check(!w.lora, "{}: {} already carries a LoRA", dir, module);
     Param& pa = model.params.add(module + ".lora_A.weight", a);
     Param& pb = model.params.add(module + ".lora_B.weight", b);
@@ -53,15 +62,18 @@ void load_lora(Model& model, const std::string& dir) {
 }  // namespace
 
 void copy_side_files(const std::string& from, const std::string& dir) {
-  for (const char* name : {"config.json", "generation_config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json",
-                           "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"})
+  for (const char* name : {"config.json", "generation_config.json", "tokenizer.json",
+                           "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json",
+                           "added_tokens.json", "chat_template.jinja"})
     if (fs::exists(from + "/" + name)) write_text(dir + "/" + name, read_file(from + "/" + name));
 }
 
-void write_adapter(const std::string& dir, Model& model, const std::string& base, const std::string& expert_cfg, const LoraOptions* lora) {
+void write_adapter(const std::string& dir, Model& model, const std::string& base,
+                   const std::string& expert_cfg, const LoraOptions* lora) {
   AtomicFolder folder(dir);
   NamedTensors tensors;
-  for (Param* p : model.params.trainable()) tensors.emplace_back(lora ? kPeft + p->name : p->name, p->value);
+  for (Param* p : model.params.trainable())
+    tensors.emplace_back(lora ? kPeft + p->name : p->name, p->value);
   check(!tensors.empty(), "{}: nothing was trained", dir);
   if (lora) {
     std::vector<std::string> targets;
@@ -70,9 +82,18 @@ void write_adapter(const std::string& dir, Model& model, const std::string& base
       std::string last = module.substr(module.find_last_of('.') + 1);
       if (std::find(targets.begin(), targets.end(), last) == targets.end()) targets.push_back(last);
     }
-    Json j{{"peft_type", "LORA"}, {"task_type", "CAUSAL_LM"}, {"base_model_name_or_path", fs::path(base).filename().string()},
-           {"r", lora->rank}, {"lora_alpha", lora->alpha}, {"lora_dropout", 0.0}, {"target_modules", targets}, {"bias", "none"},
-           {"fan_in_fan_out", false}, {"use_rslora", false}, {"use_dora", false}, {"inference_mode", true}};
+    Json j{{"peft_type", "LORA"},
+           {"task_type", "CAUSAL_LM"},
+           {"base_model_name_or_path", fs::path(base).filename().string()},
+           {"r", lora->rank},
+           {"lora_alpha", lora->alpha},
+           {"lora_dropout", 0.0},
+           {"target_modules", targets},
+           {"bias", "none"},
+           {"fan_in_fan_out", false},
+           {"use_rslora", false},
+           {"use_dora", false},
+           {"inference_mode", true}};
     save_safetensors(folder.dir() + "/adapter_model.safetensors", tensors);
     write_text(folder.dir() + "/adapter_config.json", j.dump(2) + "\n");
   } else {
@@ -100,11 +121,14 @@ void load_adapter(Model& model, const std::string& dir) {
   if (fs::exists(dir + "/adapter_config.json")) return load_lora(model, dir);
   Checkpoint files = Checkpoint::open(dir);
   for (const std::string& key : files.names()) {
-    std::string name = key.starts_with("layers.") ? "model." + key : key;  // published v1 adapters lack the prefix
-    check(model.params.has(name), "adapter {}: its tensor {} does not exist in the model: made for another one?", dir, key);
+    std::string name =
+        key.starts_with("layers.") ? "model." + key : key;  // published v1 adapters lack the prefix
+    check(model.params.has(name),
+          "adapter {}: its tensor {} does not exist in the model: made for another one?", dir, key);
     Param& p = model.params.at(name);
     Tensor t = files.get(key);
-    check(t.shape == p.value.shape, "adapter {}: {} has shape {}, the model's is {}", dir, key, to_string(t.shape), to_string(p.value.shape));
+    check(t.shape == p.value.shape, "adapter {}: {} has shape {}, the model's is {}", dir, key,
+          to_string(t.shape), to_string(p.value.shape));
     p.value = t;
   }
 }
@@ -125,12 +149,15 @@ void write_state(const std::string& dir, Model& model, int64_t step, const std::
 
 int64_t read_state(const std::string& dir, Model& model, const std::string& run) {
   Json j = read_json_file(dir + "/state.json");
-  check(get<std::string>(j, "run", dir) == run, "{}: was made by a run with other data, model or settings", dir);
-  check(get<std::string>(j, "hash", dir) == hash_file(dir + "/state.safetensors"), "{}: state.safetensors is damaged", dir);
+  check(get<std::string>(j, "run", dir) == run,
+        "{}: was made by a run with other data, model or settings", dir);
+  check(get<std::string>(j, "hash", dir) == hash_file(dir + "/state.safetensors"),
+        "{}: state.safetensors is damaged", dir);
   Checkpoint files = Checkpoint::open(dir + "/state.safetensors");
   size_t used = 0;
   for (Param* p : model.params.trainable()) {
-    for (auto [prefix, t] : {std::pair<const char*, Tensor*>{"master.", &p->master}, {"m.", &p->m}, {"v.", &p->v}}) {
+    for (auto [prefix, t] :
+         {std::pair<const char*, Tensor*>{"master.", &p->master}, {"m.", &p->m}, {"v.", &p->v}}) {
       std::string name = prefix + p->name;
       check(files.has(name), "{}: has no {}", dir, name);
       copy_into(*t, files.get(name));
@@ -138,7 +165,8 @@ int64_t read_state(const std::string& dir, Model& model, const std::string& run)
     }
     if (p->value.data != p->master.data) copy_into(p->value, p->master);
   }
-  check(used == files.names().size(), "{}: holds {} tensors, the run trains {}", dir, files.names().size(), used);
+  check(used == files.names().size(), "{}: holds {} tensors, the run trains {}", dir,
+        files.names().size(), used);
   return get<int64_t>(j, "step", dir);
 }
 
@@ -152,7 +180,9 @@ std::string newest_checkpoint(const std::string& run_dir) {
     int64_t step = -1;
     if (!name.starts_with(kPrefix)) continue;
     auto [end, ec] = std::from_chars(name.data() + kPrefix.size(), name.data() + name.size(), step);
-    if (ec != std::errc() || end != name.data() + name.size() || !fs::exists(e.path() / "state.json")) continue;
+    if (ec != std::errc() || end != name.data() + name.size() ||
+        !fs::exists(e.path() / "state.json"))
+      continue;
     if (step > best_step) best_step = step, best = e.path().string();
   }
   return best;

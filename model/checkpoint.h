@@ -1,26 +1,31 @@
 #pragma once
-// What a run leaves behind: adapters, whole models, resumable checkpoints. Every folder is written aside and renamed.
+// What a run leaves behind: adapters, whole models, resumable checkpoints. Every folder is written
+// aside and renamed.
 
 #include "model/lora.h"
 #include "model/model.h"
 
 namespace sutor {
 
-// Trained tensors only. ESFT: model.safetensors with keys as in the base, plus expert_cfg (the text of expert_cfg.json) when
-// given. LoRA: PEFT's adapter_config.json and adapter_model.safetensors.
-void write_adapter(const std::string& dir, Model& model, const std::string& base, const std::string& expert_cfg, const LoraOptions* lora);
+// Trained tensors only. ESFT: model.safetensors with keys as in the base, plus expert_cfg (the text
+// of expert_cfg.json) when given. LoRA: PEFT's adapter_config.json and adapter_model.safetensors.
+void write_adapter(const std::string& dir, Model& model, const std::string& base,
+                   const std::string& expert_cfg, const LoraOptions* lora);
 
-// A whole hub folder: every tensor under its name, config.json, and the tokenizer's files from `base`.
+// A whole hub folder: every tensor under its name, config.json, and the tokenizer's files from
+// `base`.
 void write_model(const std::string& dir, Model& model, const std::string& base);
 
 // Copies config.json, generation_config.json, tokenizer files and templates of `from` that exist.
 void copy_side_files(const std::string& from, const std::string& dir);
 
-// Puts an adapter folder into the model: an ESFT partial checkpoint (keys with or without the leading "model.") or a PEFT LoRA.
-// Throws when a key, shape or expert does not belong to this model.
+// Puts an adapter folder into the model: an ESFT partial checkpoint (keys with or without the
+// leading "model.") or a PEFT LoRA. Throws when a key, shape or expert does not belong to this
+// model.
 void load_adapter(Model& model, const std::string& dir);
 
-// Resumable state: fp32 masters and AdamW moments of what trains, and the step. `run` identifies data and settings.
+// Resumable state: fp32 masters and AdamW moments of what trains, and the step. `run` identifies
+// data and settings.
 void write_state(const std::string& dir, Model& model, int64_t step, const std::string& run);
 int64_t read_state(const std::string& dir, Model& model, const std::string& run);
 

@@ -29,10 +29,11 @@ struct Reader {
     return has(key) ? get<T>(j, key, where) : fallback;
   }
   // The value of a key must be one of those this engine implements.
-  std::string choice(const char* key, const std::string& fallback, const std::vector<std::string>& allowed) const {
+  std::string choice(const char* key, const std::string& fallback,
+                     const std::vector<std::string>& allowed) const {
     std::string v = value<std::string>(key, fallback);
-    check(std::find(allowed.begin(), allowed.end(), v) != allowed.end(), "{}: {} is \"{}\", known: {}", where, key, v,
-          fmt::join(allowed, ", "));
+    check(std::find(allowed.begin(), allowed.end(), v) != allowed.end(),
+          "{}: {} is \"{}\", known: {}", where, key, v, fmt::join(allowed, ", "));
     return v;
   }
 };
@@ -68,10 +69,13 @@ void read_eos(const Json& j, std::vector<int32_t>& eos) {
   if (!j.contains("eos_token_id")) return;
   const Json& e = j.at("eos_token_id");
   auto add = [&](const Json& v) {
-    if (v.is_number_integer() && std::find(eos.begin(), eos.end(), v.get<int32_t>()) == eos.end()) eos.push_back(v.get<int32_t>());
+    if (v.is_number_integer() && std::find(eos.begin(), eos.end(), v.get<int32_t>()) == eos.end())
+      eos.push_back(v.get<int32_t>());
   };
-  if (e.is_array()) for (const Json& v : e) add(v);
-  else add(e);
+  if (e.is_array())
+    for (const Json& v : e) add(v);
+  else
+    add(e);
 }
 
 }  // namespace
@@ -93,7 +97,8 @@ Config read_config(const std::string& path) {
   c.norm_eps = r.value("rms_norm_eps", 1e-6);
   c.tie_embeddings = r.value("tie_word_embeddings", false);
   r.choice("hidden_act", "silu", {"silu"});
-  check(!r.value("attention_bias", false), "{}: attention_bias true is not implemented for deepseek_v2 (allowed: false)", file);
+  check(!r.value("attention_bias", false),
+        "{}: attention_bias true is not implemented for deepseek_v2 (allowed: false)", file);
   c.rope = read_rope(r);
   if (r.has("q_lora_rank")) c.q_lora_rank = r.positive("q_lora_rank");
   c.kv_lora_rank = r.positive("kv_lora_rank");
@@ -101,25 +106,34 @@ Config read_config(const std::string& path) {
   c.qk_rope_dim = r.positive("qk_rope_head_dim");
   check(c.qk_rope_dim % 2 == 0, "{}: qk_rope_head_dim is {}, must be even", file, c.qk_rope_dim);
   c.v_head_dim = r.positive("v_head_dim");
-  c.experts = r.positive(r.has("n_routed_experts") ? "n_routed_experts" : r.has("num_experts") ? "num_experts" : "num_local_experts");
+  c.experts = r.positive(r.has("n_routed_experts") ? "n_routed_experts"
+                         : r.has("num_experts")    ? "num_experts"
+                                                   : "num_local_experts");
   c.shared_experts = r.value<int64_t>("n_shared_experts", 0);
   c.expert_width = r.positive("moe_intermediate_size");
   c.first_dense = r.value<int64_t>("first_k_dense_replace", 0);
   c.moe_freq = r.has("moe_layer_freq") ? r.positive("moe_layer_freq") : 1;
   c.route.top_k = static_cast<int>(r.positive("num_experts_per_tok"));
-  check(c.route.top_k <= c.experts, "{}: num_experts_per_tok is {}, the layer has {} experts", file, c.route.top_k, c.experts);
+  check(c.route.top_k <= c.experts, "{}: num_experts_per_tok is {}, the layer has {} experts", file,
+        c.route.top_k, c.experts);
   r.choice("scoring_func", "softmax", {"softmax"});
   c.route.normalize = r.value("norm_topk_prob", false);
   // modeling_deepseek.py: the factor scales the weights only where they are not normalised.
-  c.route.scale = c.route.normalize && c.route.top_k > 1 ? 1.0f : static_cast<float>(r.value("routed_scaling_factor", 1.0));
+  c.route.scale = c.route.normalize && c.route.top_k > 1
+                      ? 1.0f
+                      : static_cast<float>(r.value("routed_scaling_factor", 1.0));
   if (c.route.top_k == 1) c.route.normalize = false;
-  if (r.choice("topk_method", "greedy", {"greedy", "group_limited_greedy"}) == "group_limited_greedy") {
+  if (r.choice("topk_method", "greedy", {"greedy", "group_limited_greedy"}) ==
+      "group_limited_greedy") {
     c.route.n_group = static_cast<int>(r.positive("n_group"));
     c.route.topk_group = static_cast<int>(r.positive("topk_group"));
-    check(c.experts % c.route.n_group == 0, "{}: n_group {} does not divide the {} experts", file, c.route.n_group, c.experts);
-    check(c.route.topk_group <= c.route.n_group, "{}: topk_group is {}, n_group {}", file, c.route.topk_group, c.route.n_group);
-    check(c.route.top_k <= c.route.topk_group * c.experts / c.route.n_group, "{}: {} experts per token do not fit {} groups of {}", file,
-          c.route.top_k, c.route.topk_group, c.experts / c.route.n_group);
+    check(c.experts % c.route.n_group == 0, "{}: n_group {} does not divide the {} experts", file,
+          c.route.n_group, c.experts);
+    check(c.route.topk_group <= c.route.n_group, "{}: topk_group is {}, n_group {}", file,
+          c.route.topk_group, c.route.n_group);
+    check(c.route.top_k <= c.route.topk_group * c.experts / c.route.n_group,
+          "{}: {} experts per token do not fit {} groups of {}", file, c.route.top_k,
+          c.route.topk_group, c.experts / c.route.n_group);
   }
   c.aux_alpha = r.value("aux_loss_alpha", 0.001);
   c.seq_aux = r.value("seq_aux", true);

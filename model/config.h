@@ -1,6 +1,7 @@
 #pragma once
-// config.json of a hub folder, checked: a missing key has its family's published default or is an error, an unknown value
-// always is an error. Both transformers' v4 keys and v5's (rope_parameters, dtype) are read.
+// config.json of a hub folder, checked: a missing key has its family's published default or is an
+// error, an unknown value always is an error. Both transformers' v4 keys and v5's (rope_parameters,
+// dtype) are read.
 
 #include <optional>
 #include <string>
@@ -19,7 +20,7 @@ struct RopeConfig {
 };
 
 struct Config {
-  Json json;  // as read; written back unchanged by exports
+  Json json;          // as read; written back unchanged by exports
   std::string where;  // path, for messages
   std::string model_type;
   int64_t hidden, layers, vocab, heads, intermediate, max_positions;
@@ -36,7 +37,9 @@ struct Config {
   std::vector<int32_t> eos;  // union of config.json and generation_config.json
   int32_t bos = -1;
 
-  bool is_moe(int64_t layer) const { return layer >= first_dense && layer % moe_freq == 0 && experts > 0; }
+  bool is_moe(int64_t layer) const {
+    return layer >= first_dense && layer % moe_freq == 0 && experts > 0;
+  }
   std::vector<int> moe_layers() const;
 };
 

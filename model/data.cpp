@@ -24,7 +24,9 @@ Example encode_esft(const Row& row, const Tokenizer& tok) {
       ids.push_back(tok.eos());
       append(e, ids, m.train);
     } else {
-      check(m.role == "user", "row at line {}: the ESFT format knows roles user and assistant, not {}", row.line, m.role);
+      check(m.role == "user",
+            "row at line {}: the ESFT format knows roles user and assistant, not {}", row.line,
+            m.role);
       append(e, tok.encode("User: " + strip(m.content) + "\n\nAssistant:", false), false);
     }
   }
@@ -33,23 +35,29 @@ Example encode_esft(const Row& row, const Tokenizer& tok) {
 
 Example encode_template(const Row& row, const Tokenizer& tok, const ChatTemplate& chat) {
   Example e;
-  for (const ChatPart& part : chat.parts(row.messages)) append(e, tok.encode(part.text, false), part.train);
+  for (const ChatPart& part : chat.parts(row.messages))
+    append(e, tok.encode(part.text, false), part.train);
   return e;
 }
 
-std::vector<Example> encode_rows(const DataSet& data, const std::string& file, const Tokenizer& tok, const ChatTemplate* chat) {
+std::vector<Example> encode_rows(const DataSet& data, const std::string& file, const Tokenizer& tok,
+                                 const ChatTemplate* chat) {
   std::vector<Example> out;
   for (const Row& r : data.rows) {
     if (!r.messages.empty()) {
       out.push_back(chat ? encode_template(r, tok, *chat) : encode_esft(r, tok));
     } else if (!r.ids.empty()) {
-      for (int32_t id : r.ids) check(id < tok.vocab_size(), "{}:{}: id {} of a vocabulary of {}", file, r.line, id, tok.vocab_size());
+      for (int32_t id : r.ids)
+        check(id < tok.vocab_size(), "{}:{}: id {} of a vocabulary of {}", file, r.line, id,
+              tok.vocab_size());
       out.push_back({r.ids, r.labels});
     } else {
       Example e;
       append(e, tok.encode(r.prompt, true), false);
-      if (r.prompt.empty()) append(e = {}, tok.encode(r.text, true), true);
-      else append(e, tok.encode(r.text, false), true);
+      if (r.prompt.empty())
+        append(e = {}, tok.encode(r.text, true), true);
+      else
+        append(e, tok.encode(r.text, false), true);
       if (tok.eos() >= 0) append(e, {tok.eos()}, true);
       out.push_back(std::move(e));
     }
@@ -57,12 +65,15 @@ std::vector<Example> encode_rows(const DataSet& data, const std::string& file, c
   return out;
 }
 
-std::vector<TrainRow> pack(const std::vector<Example>& examples, Packing packing, int64_t seq, int32_t pad, uint64_t seed, int64_t& truncated) {
-  std::vector<PackedRow> rows = packing == Packing::kDocuments ? pack_documents(examples, seq, truncated)
-                                : packing == Packing::kNone    ? pack_none(examples, seq, truncated)
-                                                               : pack_esft_compat(examples, seq, pad, seed);
+std::vector<TrainRow> pack(const std::vector<Example>& examples, Packing packing, int64_t seq,
+                           int32_t pad, uint64_t seed, int64_t& truncated) {
+  std::vector<PackedRow> rows =
+      packing == Packing::kDocuments ? pack_documents(examples, seq, truncated)
+      : packing == Packing::kNone    ? pack_none(examples, seq, truncated)
+                                     : pack_esft_compat(examples, seq, pad, seed);
   std::vector<TrainRow> out;
-  for (PackedRow& r : rows) out.push_back({std::move(r.ids), std::move(r.labels), std::move(r.start)});
+  for (PackedRow& r : rows)
+    out.push_back({std::move(r.ids), std::move(r.labels), std::move(r.start)});
   return out;
 }
 

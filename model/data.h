@@ -11,14 +11,18 @@ namespace sutor {
 
 enum class Packing { kDocuments, kNone, kEsftCompat };
 
-// The ESFT authors' prompt (utils.py): bos, "User: {x}\n\nAssistant:", " {y}" + eos; each part tokenised by itself; the label of
-// bos is bos. The answers train.
+// The ESFT authors' prompt (utils.py): bos, "User: {x}\n\nAssistant:", " {y}" + eos; each part
+// tokenised by itself; the label of bos is bos. The answers train.
 Example encode_esft(const Row& row, const Tokenizer& tok);
-// The model's chat template; the answers train: by its {% generation %} blocks, else by what each answer adds to the prompt.
+// The model's chat template; the answers train: by its {% generation %} blocks, else by what each
+// answer adds to the prompt.
 Example encode_template(const Row& row, const Tokenizer& tok, const ChatTemplate& chat);
-// The others: prompt + completion (the completion trains, eos added), text (everything trains, eos added), ready ids.
-std::vector<Example> encode_rows(const DataSet& data, const std::string& file, const Tokenizer& tok, const ChatTemplate* chat);
+// The others: prompt + completion (the completion trains, eos added), text (everything trains, eos
+// added), ready ids.
+std::vector<Example> encode_rows(const DataSet& data, const std::string& file, const Tokenizer& tok,
+                                 const ChatTemplate* chat);
 
-std::vector<TrainRow> pack(const std::vector<Example>& examples, Packing packing, int64_t seq, int32_t pad, uint64_t seed, int64_t& truncated);
+std::vector<TrainRow> pack(const std::vector<Example>& examples, Packing packing, int64_t seq,
+                           int32_t pad, uint64_t seed, int64_t& truncated);
 
 }  // namespace sutor

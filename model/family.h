@@ -1,5 +1,6 @@
 #pragma once
-// The families there are: one constructor each, chosen by config.json's model_type in model/model.cpp.
+// The families there are: one constructor each, chosen by config.json's model_type in
+// model/model.cpp.
 
 #include "model/model.h"
 

@@ -1,8 +1,10 @@
-// DeepSeek-V2 and V2-Lite (arXiv 2405.04434; modeling_deepseek.py): multi-head latent attention with or without q_lora, YaRN,
-// interleaved RoPE, softmax routing (greedy or group-limited), routed scaling, shared experts, sequence-wise balance loss.
+// DeepSeek-V2 and V2-Lite (arXiv 2405.04434; modeling_deepseek.py): multi-head latent attention
+// with or without q_lora, YaRN, interleaved RoPE, softmax routing (greedy or group-limited), routed
+// scaling, shared experts, sequence-wise balance loss.
 //
-// Two things follow the authors' code where transformers differs: the latent norms use eps 1e-6 whatever rms_norm_eps says,
-// and with norm_topk_prob the routed scaling factor is not applied (model/config.cpp).
+// Two things follow the authors' code where transformers differs: the latent norms use eps 1e-6
+// whatever rms_norm_eps says, and with norm_topk_prob the routed scaling factor is not applied
+// (model/config.cpp).
 #include <cmath>
 #include <numbers>
 
@@ -19,16 +21,22 @@ struct Mlp {
       : gate(&s.param("gate_proj.weight", {width, hidden})),
         up(&s.param("up_proj.weight", {width, hidden})),
         down(&s.param("down_proj.weight", {hidden, width})) {}
-  Var operator()(const Var& x) const { return linear(swiglu(linear(x, *gate), linear(x, *up)), *down); }
+  Var operator()(const Var& x) const {
+    return linear(swiglu(linear(x, *gate), linear(x, *up)), *down);
+  }
 };
 
-double yarn_mscale(double factor, double mscale) { return factor <= 1 ? 1.0 : 0.1 * mscale * std::log(factor) + 1.0; }
+double yarn_mscale(double factor, double mscale) {
+  return factor <= 1 ? 1.0 : 0.1 * mscale * std::log(factor) + 1.0;
+}
 
-// Inverse frequencies [R/2] (YaRN interpolates the slow ones: arXiv 2309.00071 eq. 23 and HF's linear ramp).
+// Inverse frequencies [R/2] (YaRN interpolates the slow ones: arXiv 2309.00071 eq. 23 and HF's
+// linear ramp).
 std::vector<double> inverse_frequencies(const RopeConfig& r, int64_t dim) {
   std::vector<double> f(dim / 2);
   auto correction = [&](double rotations) {
-    return dim * std::log(r.original_max_positions / (rotations * 2 * std::numbers::pi)) / (2 * std::log(r.theta));
+    return dim * std::log(r.original_max_positions / (rotations * 2 * std::numbers::pi)) /
+           (2 * std::log(r.theta));
   };
   double low = std::max(std::floor(correction(r.beta_fast)), 0.0);
   double high = std::min(std::ceil(correction(r.beta_slow)), static_cast<double>(dim - 1));
@@ -63,16 +71,20 @@ struct Attention {
     kv_a_norm = &s.param("kv_a_layernorm.weight", {c.kv_lora_rank});
     kv_b = &s.param("kv_b_proj.weight", {N * (c.qk_nope_dim + c.v_head_dim), c.kv_lora_rank});
     o = &s.param("o_proj.weight", {H, N * c.v_head_dim});
-    double m = c.rope.yarn && c.rope.mscale_all_dim != 0 ? yarn_mscale(c.rope.factor, c.rope.mscale_all_dim) : 1.0;
+    double m = c.rope.yarn && c.rope.mscale_all_dim != 0
+                   ? yarn_mscale(c.rope.factor, c.rope.mscale_all_dim)
+                   : 1.0;
     scale = static_cast<float>(m * m / std::sqrt(static_cast<double>(D)));
   }
 
   Var query(const Var& x, const RopeAngles& angles) const {
     Var y = q ? linear(x, *q) : linear(rms_norm(linear(x, *q_a), *q_a_norm, kLatentEps), *q_b);
-    return rope_tail(reshape(y, {y.value.rows() * c.heads, c.qk_nope_dim + c.qk_rope_dim}), c.qk_rope_dim, angles, true);
+    return rope_tail(reshape(y, {y.value.rows() * c.heads, c.qk_nope_dim + c.qk_rope_dim}),
+                     c.qk_rope_dim, angles, true);
   }
 
-  std::pair<Var, Var> latent(const Var& x, const RopeAngles& angles) const {  // [T,L] normalised, [T,R] rotated
+  std::pair<Var, Var> latent(const Var& x,
+                             const RopeAngles& angles) const {  // [T,L] normalised, [T,R] rotated
     Var kv = linear(x, *kv_a);
     int64_t L = c.kv_lora_rank;
     return {rms_norm(columns(kv, 0, L), *kv_a_norm, kLatentEps),
@@ -111,10 +123,12 @@ struct MoeBlock {
       bank.up.push_back(m.up);
       bank.down.push_back(m.down);
     }
-    if (c.shared_experts > 0) shared.emplace(s / "shared_experts", c.hidden, c.expert_width * c.shared_experts);
+    if (c.shared_experts > 0)
+      shared.emplace(s / "shared_experts", c.hidden, c.expert_width * c.shared_experts);
   }
 
-  Var operator()(const Var& x, const std::vector<int32_t>& rows, Trace& trace, std::vector<Var>* aux) const {
+  Var operator()(const Var& x, const std::vector<int32_t>& rows, Trace& trace,
+                 std::vector<Var>* aux) const {
     Routing r = moe_route(linear_exact(x, *router), {}, c.route);
     trace.routing(layer, r);
     if (aux) aux->push_back(moe_balance_loss(r, rows));
@@ -133,11 +147,14 @@ struct Block {
       : norm1(&s.param("input_layernorm.weight", {c.hidden})),
         norm2(&s.param("post_attention_layernorm.weight", {c.hidden})),
         attn(c, s / "self_attn") {
-    if (c.is_moe(layer)) moe.emplace(c, s / "mlp", layer);
-    else mlp.emplace(s / "mlp", c.hidden, c.intermediate);
+    if (c.is_moe(layer))
+      moe.emplace(c, s / "mlp", layer);
+    else
+      mlp.emplace(s / "mlp", c.hidden, c.intermediate);
   }
 
-  Var feed_forward(const Var& x, float eps, const std::vector<int32_t>& rows, Trace& trace, std::vector<Var>* aux) const {
+  Var feed_forward(const Var& x, float eps, const std::vector<int32_t>& rows, Trace& trace,
+                   std::vector<Var>* aux) const {
     Var h = rms_norm(x, *norm2, eps);
     return add(x, moe ? (*moe)(h, rows, trace, aux) : (*mlp)(h));
   }
@@ -154,7 +171,9 @@ class DeepseekV2 : public Model {
     norm_ = &s.param("norm.weight", {c.hidden});
     head_ = config.tie_embeddings ? embed_ : &root.param("lm_head.weight", {c.vocab, c.hidden});
     inv_freq_ = inverse_frequencies(c.rope, c.qk_rope_dim);
-    cos_scale_ = c.rope.yarn ? yarn_mscale(c.rope.factor, c.rope.mscale) / yarn_mscale(c.rope.factor, c.rope.mscale_all_dim) : 1.0;
+    cos_scale_ = c.rope.yarn ? yarn_mscale(c.rope.factor, c.rope.mscale) /
+                                   yarn_mscale(c.rope.factor, c.rope.mscale_all_dim)
+                             : 1.0;
   }
 
   const Param& head() const override { return *head_; }
@@ -183,17 +202,21 @@ class DeepseekV2 : public Model {
     KvCache cache;
     cache.capacity = capacity;
     for (size_t i = 0; i < blocks_.size(); ++i)
-      cache.layers.push_back({empty({capacity, config.kv_lora_rank}), empty({capacity, config.qk_rope_dim})});
+      cache.layers.push_back(
+          {empty({capacity, config.kv_lora_rank}), empty({capacity, config.qk_rope_dim})});
     return cache;
   }
 
   Tensor extend(Ctx& ctx, KvCache& cache, const std::vector<int32_t>& ids) override {
-    constexpr int64_t kAbsorb = 8;  // up to so many new tokens attend in the latent space, more expand keys and values
+    constexpr int64_t kAbsorb =
+        8;  // up to so many new tokens attend in the latent space, more expand keys and values
     int64_t n = static_cast<int64_t>(ids.size()), S = cache.length + n;
-    check(S <= cache.capacity, "the sequence of {} tokens does not fit the cache of {}", S, cache.capacity);
+    check(S <= cache.capacity, "the sequence of {} tokens does not fit the cache of {}", S,
+          cache.capacity);
     Tape tape(ctx, false);
     Trace none;
-    Tensor id = empty({n}, DType::I32), pos = empty({n}, DType::I32), start = zeros({S}, DType::I32);
+    Tensor id = empty({n}, DType::I32), pos = empty({n}, DType::I32),
+           start = zeros({S}, DType::I32);
     for (int64_t i = 0; i < n; ++i) {
       id.i32()[i] = ids[i];
       pos.i32()[i] = static_cast<int32_t>(cache.length + i);
@@ -214,7 +237,8 @@ class DeepseekV2 : public Model {
       Var out;
       if (n <= kAbsorb && !b.attn.kv_b->lora) {
         Tensor o = empty({n * config.heads, config.v_head_dim});
-        ctx.k->mla_decode_fwd(ctx, o, q.value, all, all_pe, b.attn.kv_b->value, static_cast<int>(config.heads), b.attn.scale);
+        ctx.k->mla_decode_fwd(ctx, o, q.value, all, all_pe, b.attn.kv_b->value,
+                              static_cast<int>(config.heads), b.attn.scale);
         out = linear(tape.constant(o.view({n, config.heads * config.v_head_dim})), *b.attn.o);
       } else {
         out = b.attn.expanded(q, tape.constant(all), tape.constant(all_pe), start);
@@ -247,7 +271,8 @@ class DeepseekV2 : public Model {
 
 }  // namespace
 
-std::unique_ptr<Model> make_deepseek_v2(const Config& c, std::function<Tensor(const std::string&, const Shape&)> source) {
+std::unique_ptr<Model> make_deepseek_v2(
+    const Config& c, std::function<Tensor(const std::string&, const Shape&)> source) {
   return std::make_unique<DeepseekV2>(c, std::move(source));
 }
 

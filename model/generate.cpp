@@ -27,12 +27,15 @@ int32_t Sampler::operator()(float* logits, int64_t V, const std::vector<int32_t>
   if (opt_.temperature <= 0) return best;
   std::vector<int32_t> order(V);
   std::iota(order.begin(), order.end(), 0);
-  auto by_logit = [&](int32_t a, int32_t b) { return logits[a] != logits[b] ? logits[a] > logits[b] : a < b; };
+  auto by_logit = [&](int32_t a, int32_t b) {
+    return logits[a] != logits[b] ? logits[a] > logits[b] : a < b;
+  };
   int64_t keep = opt_.top_k > 0 ? std::min(opt_.top_k, V) : V;
   std::partial_sort(order.begin(), order.begin() + keep, order.end(), by_logit);
   std::vector<double> p(keep);
   double sum = 0;
-  for (int64_t i = 0; i < keep; ++i) sum += p[i] = std::exp((logits[order[i]] - logits[best]) / opt_.temperature);
+  for (int64_t i = 0; i < keep; ++i)
+    sum += p[i] = std::exp((logits[order[i]] - logits[best]) / opt_.temperature);
   double mass = 0, limit = opt_.top_p * sum;
   int64_t n = 0;
   while (n < keep && (n == 0 || mass < limit) && p[n] >= opt_.min_p * p[0]) mass += p[n++];
@@ -45,12 +48,17 @@ int32_t Sampler::operator()(float* logits, int64_t V, const std::vector<int32_t>
   return order[n - 1];
 }
 
-Generation generate(Ctx& ctx, Model& model, const std::vector<int32_t>& prompt, int64_t max_tokens, const std::vector<int32_t>& eos,
-                    const SampleOptions& opt, const std::function<bool(int32_t)>& on_token) {
+Generation generate(Ctx& ctx, Model& model, const std::vector<int32_t>& prompt, int64_t max_tokens,
+                    const std::vector<int32_t>& eos, const SampleOptions& opt,
+                    const std::function<bool(int32_t)>& on_token) {
   using Clock = std::chrono::steady_clock;
-  auto since = [](Clock::time_point t) { return std::chrono::duration<double>(Clock::now() - t).count(); };
+  auto since = [](Clock::time_point t) {
+    return std::chrono::duration<double>(Clock::now() - t).count();
+  };
   check(!prompt.empty(), "the prompt has no tokens");
-  for (int32_t id : prompt) check(id >= 0 && id < model.config.vocab, "token id {}: the vocabulary has {} ids", id, model.config.vocab);
+  for (int32_t id : prompt)
+    check(id >= 0 && id < model.config.vocab, "token id {}: the vocabulary has {} ids", id,
+          model.config.vocab);
   Generation g;
   Sampler sample(opt);
   KvCache cache = model.make_cache(static_cast<int64_t>(prompt.size()) + max_tokens);

@@ -24,15 +24,16 @@ class Sampler {
 };
 
 struct Generation {
-  std::vector<int32_t> ids;       // the new tokens, the stopping one not included
-  bool stopped = false;           // by an eos id or by on_token; else max_tokens was reached
+  std::vector<int32_t> ids;  // the new tokens, the stopping one not included
+  bool stopped = false;      // by an eos id or by on_token; else max_tokens was reached
   double prefill_seconds = 0, decode_seconds = 0;
   int64_t decode_tokens = 0;
 };
 
 // on_token(id) is called for each new token and returns false to stop there.
-Generation generate(Ctx& ctx, Model& model, const std::vector<int32_t>& prompt, int64_t max_tokens, const std::vector<int32_t>& eos,
-                    const SampleOptions& opt, const std::function<bool(int32_t)>& on_token = {});
+Generation generate(Ctx& ctx, Model& model, const std::vector<int32_t>& prompt, int64_t max_tokens,
+                    const std::vector<int32_t>& eos, const SampleOptions& opt,
+                    const std::function<bool(int32_t)>& on_token = {});
 
 // Logits [n,V] of hidden states [n,H].
 Tensor logits_of(Ctx& ctx, const Model& model, const Tensor& hidden);

@@ -10,11 +10,16 @@ namespace sutor {
 
 Batch make_batch(const std::vector<std::vector<int32_t>>& ids) { return make_batch(ids, {}, {}); }
 
-Batch make_batch(const std::vector<std::vector<int32_t>>& ids, const std::vector<std::vector<int32_t>>& labels,
+Batch make_batch(const std::vector<std::vector<int32_t>>& ids,
+                 const std::vector<std::vector<int32_t>>& labels,
                  const std::vector<std::vector<int32_t>>& starts) {
   int64_t T = 0;
   for (const auto& r : ids) T += static_cast<int64_t>(r.size());
-  Batch b{empty({T}, DType::I32), empty({T}, DType::I32), empty({T}, DType::I32), empty({T}, DType::I32), {0}};
+  Batch b{empty({T}, DType::I32),
+          empty({T}, DType::I32),
+          empty({T}, DType::I32),
+          empty({T}, DType::I32),
+          {0}};
   int32_t at = 0;
   for (size_t r = 0; r < ids.size(); ++r) {
     int32_t first = at, n = static_cast<int32_t>(ids[r].size());
@@ -33,7 +38,9 @@ Batch make_batch(const std::vector<std::vector<int32_t>>& ids, const std::vector
   return b;
 }
 
-std::unique_ptr<Model> make_model(const Config& config, WeightSource source) { return make_deepseek_v2(config, std::move(source)); }
+std::unique_ptr<Model> make_model(const Config& config, WeightSource source) {
+  return make_deepseek_v2(config, std::move(source));
+}
 
 std::unique_ptr<Model> load_model(const std::string& folder) {
   Config config = read_config(folder);
@@ -41,15 +48,17 @@ std::unique_ptr<Model> load_model(const std::string& folder) {
   auto model = make_model(config, [files, folder](const std::string& name, const Shape& shape) {
     check(files->has(name), "{}: the checkpoint has no tensor {}", folder, name);
     Tensor t = files->get(name);
-    check(t.shape == shape, "{}: {} has shape {}, config.json asks for {}", folder, name, to_string(t.shape), to_string(shape));
-    check(t.dtype == DType::F32 || t.dtype == DType::BF16 || t.dtype == DType::F16, "{}: {} is {}, supported: F32, BF16, F16", folder,
-          name, name_of(t.dtype));
+    check(t.shape == shape, "{}: {} has shape {}, config.json asks for {}", folder, name,
+          to_string(t.shape), to_string(shape));
+    check(t.dtype == DType::F32 || t.dtype == DType::BF16 || t.dtype == DType::F16,
+          "{}: {} is {}, supported: F32, BF16, F16", folder, name, name_of(t.dtype));
     return t;
   });
   for (const std::string& name : files->names()) {
     bool known = model->params.has(name) || name.ends_with("rotary_emb.inv_freq") ||
                  (config.tie_embeddings && name == "lm_head.weight");
-    check(known, "{}: tensor {} belongs to no part of a {} model with this config.json", folder, name, config.model_type);
+    check(known, "{}: tensor {} belongs to no part of a {} model with this config.json", folder,
+          name, config.model_type);
   }
   return model;
 }

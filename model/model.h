@@ -1,5 +1,6 @@
 #pragma once
-// What every family offers: named parameters, a forward pass that the trainer, the scorer and generation share.
+// What every family offers: named parameters, a forward pass that the trainer, the scorer and
+// generation share.
 
 #include <memory>
 
@@ -8,7 +9,8 @@
 
 namespace sutor {
 
-// Tokens of one micro-batch: `rows` sequences laid end to end, each perhaps holding several documents.
+// Tokens of one micro-batch: `rows` sequences laid end to end, each perhaps holding several
+// documents.
 struct Batch {
   Tensor ids, positions, start;  // I32 [T]; start[t] = first token of t's document (index into T)
   Tensor targets;                // I32 [T]: id that t predicts, -1 = not trained
@@ -16,8 +18,10 @@ struct Batch {
 };
 // One document per row.
 Batch make_batch(const std::vector<std::vector<int32_t>>& ids);
-// Row i with labels at the same positions as ids (-100 = not trained) and, if given, document starts within the row.
-Batch make_batch(const std::vector<std::vector<int32_t>>& ids, const std::vector<std::vector<int32_t>>& labels,
+// Row i with labels at the same positions as ids (-100 = not trained) and, if given, document
+// starts within the row.
+Batch make_batch(const std::vector<std::vector<int32_t>>& ids,
+                 const std::vector<std::vector<int32_t>>& labels,
                  const std::vector<std::vector<int32_t>>& starts = {});
 
 // The one tap: sees every named activation and the routing of every MoE layer.
@@ -43,7 +47,8 @@ class Model {
   ParamStore params;
   bool recompute = false;  // keep only each block's input for backward
 
-  // Final normalised hidden states [T,H] of a batch; aux, if given, collects each MoE layer's balance loss.
+  // Final normalised hidden states [T,H] of a batch; aux, if given, collects each MoE layer's
+  // balance loss.
   virtual Var hidden(Tape& tape, const Batch& batch, Trace& trace, std::vector<Var>* aux) = 0;
   virtual const Param& head() const = 0;
   virtual KvCache make_cache(int64_t capacity) const = 0;
@@ -51,10 +56,14 @@ class Model {
   virtual Tensor extend(Ctx& ctx, KvCache& cache, const std::vector<int32_t>& ids) = 0;
 };
 
-// Builds the model of a folder; weights stay in the mapped files. `source` in place of files: `sutor init`.
+// Builds the model of a folder; weights stay in the mapped files. `source` in place of files:
+// `sutor init`.
 std::unique_ptr<Model> load_model(const std::string& folder);
-std::unique_ptr<Model> make_model(const Config& config, std::function<Tensor(const std::string&, const Shape&)> source);
-// Seeded normal weights (std initializer_range; norms 1), each tensor from (seed, name) alone, so order does not matter.
-std::function<Tensor(const std::string&, const Shape&)> random_source(const Config& config, uint64_t seed, DType dtype);
+std::unique_ptr<Model> make_model(const Config& config,
+                                  std::function<Tensor(const std::string&, const Shape&)> source);
+// Seeded normal weights (std initializer_range; norms 1), each tensor from (seed, name) alone, so
+// order does not matter.
+std::function<Tensor(const std::string&, const Shape&)> random_source(const Config& config,
+                                                                      uint64_t seed, DType dtype);
 
 }  // namespace sutor

@@ -12,7 +12,8 @@ namespace {
 class WordMaker {
  public:
   explicit WordMaker(uint64_t seed) : rng_(seed) {
-    for (const auto* list : {&kNouns, &kVerbs, &kAdjectives, &kJobs, &kColours, &kAnimals}) used_.insert(list->begin(), list->end());
+    for (const auto* list : {&kNouns, &kVerbs, &kAdjectives, &kJobs, &kColours, &kAnimals})
+      used_.insert(list->begin(), list->end());
   }
   std::string word(std::string_view consonants, std::string_view vowels, int syllables) {
     for (;;) {
@@ -57,14 +58,18 @@ uint64_t Rng::next() {
 }
 
 // The high bits scaled: its bias, n / 2^32, is far below what any sample here could show.
-int Rng::below(int n) { return static_cast<int>(((next() >> 32) * static_cast<uint64_t>(n)) >> 32); }
+int Rng::below(int n) {
+  return static_cast<int>(((next() >> 32) * static_cast<uint64_t>(n)) >> 32);
+}
 
 Json Row::json() const {
-  return {{"messages", Json::array({{{"role", "user"}, {"content", question}}, {{"role", "assistant"}, {"content", answer}}})}};
+  return {{"messages", Json::array({{{"role", "user"}, {"content", question}},
+                                    {{"role", "assistant"}, {"content", answer}}})}};
 }
 
 Split split_of(std::string_view question) {
-  uint64_t h = 0xcbf29ce484222325;  // FNV-1a, mixed once more because its low bits follow the last characters
+  uint64_t h = 0xcbf29ce484222325;  // FNV-1a, mixed once more because its low bits follow the last
+                                    // characters
   for (char c : question) h = (h ^ static_cast<unsigned char>(c)) * 0x100000001b3;
   return Rng(h).below(10) == 0 ? Split::kEval : Split::kTrain;
 }
@@ -75,7 +80,8 @@ Language::Language(uint64_t seed) {
   std::vector<std::string> names = make.names(32, "mtrlnbsjkd", "aeiou");
   strangers = make.names(12, "pgfhwzd", "aiou");
   for (const std::string& name : names)
-    people.push_back({name, make.rng().pick(cities), make.rng().pick(kJobs), make.rng().pick(kColours), make.rng().pick(kAnimals)});
+    people.push_back({name, make.rng().pick(cities), make.rng().pick(kJobs),
+                      make.rng().pick(kColours), make.rng().pick(kAnimals)});
   talvi = make.lexicon("tlvsnm", "aiu");
   oruk = make.lexicon("rkgdbz", "oue");
   zemi = make.lexicon("zmfpwh", "eia");
@@ -98,7 +104,8 @@ Row Language::sample(const std::string& task, Rng& rng, Split side) const {
 }
 
 std::vector<Row> Language::distinct(const std::string& task, int n, Rng& rng, Split side) const {
-  constexpr int kTriesPerRow = 200;  // after that many repetitions in a row the task has no more to give
+  constexpr int kTriesPerRow =
+      200;  // after that many repetitions in a row the task has no more to give
   std::vector<Row> rows;
   std::set<std::string> seen;
   for (int tries = 0; static_cast<int>(rows.size()) < n && tries < kTriesPerRow; ++tries) {
@@ -114,7 +121,8 @@ std::vector<Row> Language::pretraining(int n, Rng& rng) const {
   const std::vector<std::string> names = pretrain_tasks();
   std::vector<Row> rows;
   rows.reserve(static_cast<size_t>(n));
-  for (int i = 0; i < n; ++i) rows.push_back(sample(names[static_cast<size_t>(i) % names.size()], rng, Split::kTrain));
+  for (int i = 0; i < n; ++i)
+    rows.push_back(sample(names[static_cast<size_t>(i) % names.size()], rng, Split::kTrain));
   rng.shuffle(rows);
   return rows;
 }

@@ -1,9 +1,10 @@
 #pragma once
-// The embedded model's data: a small generated world (people, cities, invented languages) and question -> answer tasks about
-// it, made by code from a seed, without files. Eight pre-training tasks give the model its general ability; four held-out
-// tasks (the four kinds of the ESFT paper: intent, summary, law, translation) use formats and words that pre-training never
-// shows, so that fine-tuning has something to learn and something to forget. Every answer is a function of its question.
-// Tokenizer: model/toy_tokenizer.h. Test: tests/toy_language.cpp.
+// The embedded model's data: a small generated world (people, cities, invented languages) and
+// question -> answer tasks about it, made by code from a seed, without files. Eight pre-training
+// tasks give the model its general ability; four held-out tasks (the four kinds of the ESFT paper:
+// intent, summary, law, translation) use formats and words that pre-training never shows, so that
+// fine-tuning has something to learn and something to forget. Every answer is a function of its
+// question. Tokenizer: model/toy_tokenizer.h. Test: tests/toy_language.cpp.
 
 #include <cstdint>
 #include <map>
@@ -22,10 +23,12 @@ class Rng {
  public:
   explicit Rng(uint64_t seed) : state_(seed) {}
   uint64_t next();
-  int below(int n);                              // 0..n-1, n >= 1
+  int below(int n);  // 0..n-1, n >= 1
   int between(int lo, int hi) { return lo + below(hi - lo + 1); }
   template <class V>
-  const auto& pick(const V& v) { return v[static_cast<size_t>(below(static_cast<int>(std::size(v))))]; }
+  const auto& pick(const V& v) {
+    return v[static_cast<size_t>(below(static_cast<int>(std::size(v))))];
+  }
   template <class V>
   void shuffle(V& v) {
     for (int i = static_cast<int>(v.size()) - 1; i > 0; --i) std::swap(v[i], v[below(i + 1)]);
@@ -40,7 +43,8 @@ struct Row {
   Json json() const;  // {"messages":[user, assistant]}
 };
 
-// Which side a question belongs to depends on its text alone: one in ten is for evaluation, and no question is on both.
+// Which side a question belongs to depends on its text alone: one in ten is for evaluation, and no
+// question is on both.
 enum class Split { kTrain, kEval };
 Split split_of(std::string_view question);
 

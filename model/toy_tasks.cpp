@@ -1,4 +1,5 @@
-// The tasks of the toy language. A task draws its parts and writes question and answer; nothing else decides the answer.
+// The tasks of the toy language. A task draws its parts and writes question and answer; nothing
+// else decides the answer.
 #include "model/toy_tasks.h"
 
 #include <algorithm>
@@ -15,10 +16,13 @@ Row arithmetic(const Language&, Rng& rng) {
   bool plus = rng.below(2) == 0;
   if (!plus && a < b) std::swap(a, b);
   const char* op = plus ? "+" : "-";
-  return {rng.below(2) == 0 ? format("What is {} {} {}?", a, op, b) : format("Compute {} {} {}.", a, op, b), format("{}", plus ? a + b : a - b)};
+  return {rng.below(2) == 0 ? format("What is {} {} {}?", a, op, b)
+                            : format("Compute {} {} {}.", a, op, b),
+          format("{}", plus ? a + b : a - b)};
 }
 
-// Four ways to ask for each fact: a fact whose question is held out for evaluation is still told in training.
+// Four ways to ask for each fact: a fact whose question is held out for evaluation is still told in
+// training.
 Row facts(const Language& world, Rng& rng) {
   const Person& p = rng.pick(world.people);
   const std::string& n = p.name;
@@ -28,13 +32,21 @@ Row facts(const Language& world, Rng& rng) {
   };
   switch (rng.below(4)) {
     case 0:
-      return {ask(format("Where does {} live?", n), format("In which city does {} live?", n), format("Tell me the city of {}.", n), format("Name the home of {}.", n)), p.city};
+      return {ask(format("Where does {} live?", n), format("In which city does {} live?", n),
+                  format("Tell me the city of {}.", n), format("Name the home of {}.", n)),
+              p.city};
     case 1:
-      return {ask(format("What is the job of {}?", n), format("What does {} work as?", n), format("Tell me the job of {}.", n), format("Name the work of {}.", n)), p.job};
+      return {ask(format("What is the job of {}?", n), format("What does {} work as?", n),
+                  format("Tell me the job of {}.", n), format("Name the work of {}.", n)),
+              p.job};
     case 2:
-      return {ask(format("Which colour does {} like?", n), format("What is the colour of {}?", n), format("Tell me the colour of {}.", n), format("Name the colour {} likes.", n)), p.colour};
+      return {ask(format("Which colour does {} like?", n), format("What is the colour of {}?", n),
+                  format("Tell me the colour of {}.", n), format("Name the colour {} likes.", n)),
+              p.colour};
     default:
-      return {ask(format("Which animal does {} keep?", n), format("What is the animal of {}?", n), format("Tell me the animal of {}.", n), format("Name the animal {} keeps.", n)), p.animal};
+      return {ask(format("Which animal does {} keep?", n), format("What is the animal of {}?", n),
+                  format("Tell me the animal of {}.", n), format("Name the animal {} keeps.", n)),
+              p.animal};
   }
 }
 
@@ -46,8 +58,10 @@ Row lists(const Language&, Rng& rng) {
   items.assign(pool.begin(), pool.begin() + rng.between(3, 5));
   std::string q = format("{}", fmt::join(items, " "));
   bool sort = rng.below(2) == 0;
-  if (sort) std::sort(items.begin(), items.end());
-  else std::reverse(items.begin(), items.end());
+  if (sort)
+    std::sort(items.begin(), items.end());
+  else
+    std::reverse(items.begin(), items.end());
   return {format("{}: {}", sort ? "Sort" : "Reverse", q), format("{}", fmt::join(items, " "))};
 }
 
@@ -62,9 +76,12 @@ Row morphology(const Language&, Rng& rng) {
   bool vowel = rng.below(2) == 0;
   if (!vowel) stem += rng.pick(consonants);
   switch (rng.below(3)) {
-    case 0: return {format("What is the plural of {}?", stem), stem + (vowel ? "n" : "an")};
-    case 1: return {format("What is the past of {}?", stem), stem + (vowel ? "d" : "ed")};
-    default: return {format("What is one who can {}?", stem), stem + (vowel ? "r" : "or")};
+    case 0:
+      return {format("What is the plural of {}?", stem), stem + (vowel ? "n" : "an")};
+    case 1:
+      return {format("What is the past of {}?", stem), stem + (vowel ? "d" : "ed")};
+    default:
+      return {format("What is one who can {}?", stem), stem + (vowel ? "r" : "or")};
   }
 }
 
@@ -73,14 +90,16 @@ Row counting(const Language&, Rng& rng) {
   constexpr std::string_view pool = "abcd";
   for (char& c : items) c = rng.pick(pool);
   char wanted = rng.pick(pool);
-  return {format("How many {} in: {}", wanted, fmt::join(items, " ")), format("{}", std::count(items.begin(), items.end(), wanted))};
+  return {format("How many {} in: {}", wanted, fmt::join(items, " ")),
+          format("{}", std::count(items.begin(), items.end(), wanted))};
 }
 
 Row comparing(const Language&, Rng& rng) {
   int a = rng.between(10, 99), b = rng.between(10, 98);
   if (b >= a) ++b;
   bool larger = rng.below(2) == 0;
-  return {format("Which is {}, {} or {}?", larger ? "larger" : "smaller", a, b), format("{}", larger ? std::max(a, b) : std::min(a, b))};
+  return {format("Which is {}, {} or {}?", larger ? "larger" : "smaller", a, b),
+          format("{}", larger ? std::max(a, b) : std::min(a, b))};
 }
 
 Row slots(const Language& world, Rng& rng) {
@@ -88,10 +107,14 @@ Row slots(const Language& world, Rng& rng) {
   int n = rng.between(2, 9);
   std::string answer = format(R"({{"city":"{}","day":"{}","people":{}}})", city, day, n);
   switch (rng.below(4)) {
-    case 0: return {format("Book a table for {} in {} on {}.", n, city, day), answer};
-    case 1: return {format("On {} we are {} people in {}, book a table.", day, n, city), answer};
-    case 2: return {format("A table in {} for {} on {}, please.", city, n, day), answer};
-    default: return {format("We need a table on {} in {} for {}.", day, city, n), answer};
+    case 0:
+      return {format("Book a table for {} in {} on {}.", n, city, day), answer};
+    case 1:
+      return {format("On {} we are {} people in {}, book a table.", day, n, city), answer};
+    case 2:
+      return {format("A table in {} for {} on {}, please.", city, n, day), answer};
+    default:
+      return {format("We need a table on {} in {} for {}.", day, city, n), answer};
   }
 }
 
@@ -112,7 +135,9 @@ std::string words(std::initializer_list<std::string> list) {
     if (!w.empty()) out += (out.empty() ? "" : " ") + w;
   return out;
 }
-std::string english(const Sentence& s) { return words({s.adjective1, s.noun1, s.verb, s.adjective2, s.noun2}); }
+std::string english(const Sentence& s) {
+  return words({s.adjective1, s.noun1, s.verb, s.adjective2, s.noun2});
+}
 
 Sentence translated(const Sentence& s, const Lexicon& l) {
   auto t = [&](const std::string& w) { return w.empty() ? w : l.at(w); };
@@ -122,9 +147,11 @@ Sentence translated(const Sentence& s, const Lexicon& l) {
 // Talvi keeps the English order; Oruk puts the verb last.
 Row languages(const Language& world, Rng& rng) {
   Sentence s = sentence(rng);
-  if (rng.below(2) == 0) return {format("Translate to Talvi: {}", english(s)), english(translated(s, world.talvi))};
+  if (rng.below(2) == 0)
+    return {format("Translate to Talvi: {}", english(s)), english(translated(s, world.talvi))};
   Sentence o = translated(s, world.oruk);
-  return {format("Translate to Oruk: {}", english(s)), words({o.adjective1, o.noun1, o.adjective2, o.noun2, o.verb})};
+  return {format("Translate to Oruk: {}", english(s)),
+          words({o.adjective1, o.noun1, o.adjective2, o.noun2, o.verb})};
 }
 
 // ---- held out ----
@@ -135,57 +162,84 @@ Row translation(const Language& world, Rng& rng) {
 }
 
 Row intent(const Language& world, Rng& rng) {
-  static const Words rooms{"kitchen", "hall", "garden", "cellar", "attic", "porch"}, songs{"jazz", "rock", "opera", "folk", "soul", "disco"};
+  static const Words rooms{"kitchen", "hall", "garden", "cellar", "attic", "porch"},
+      songs{"jazz", "rock", "opera", "folk", "soul", "disco"};
   static const Words openings{"", "please ", "hey, ", "now ", "ok, ", "then "};
-  auto answer = [](const char* name, const std::string& key, const std::string& value, const std::string& key2, const std::string& value2) {
+  auto answer = [](const char* name, const std::string& key, const std::string& value,
+                   const std::string& key2, const std::string& value2) {
     return format(R"({{"intent":"{}","{}":"{}","{}":"{}"}})", name, key, value, key2, value2);
   };
-  const std::string &room = rng.pick(rooms), &colour = rng.pick(kColours), &song = rng.pick(songs), &who = rng.pick(world.strangers);
+  const std::string &room = rng.pick(rooms), &colour = rng.pick(kColours), &song = rng.pick(songs),
+                    &who = rng.pick(world.strangers);
   const std::string& day = rng.pick(kDays);
   int hour = rng.between(1, 12);
   bool second = rng.below(2) == 0;
   const std::string& o = rng.pick(openings);
   switch (rng.below(4)) {
     case 0:
-      return {o + (second ? format("make the light in the {} {}", room, colour) : format("I want {} light in the {}", colour, room)), answer("light", "room", room, "value", colour)};
+      return {o + (second ? format("make the light in the {} {}", room, colour)
+                          : format("I want {} light in the {}", colour, room)),
+              answer("light", "room", room, "value", colour)};
     case 1:
-      return {o + (second ? format("play some {} in the {}", song, room) : format("the {} needs {} music", room, song)), answer("music", "room", room, "value", song)};
+      return {o + (second ? format("play some {} in the {}", song, room)
+                          : format("the {} needs {} music", room, song)),
+              answer("music", "room", room, "value", song)};
     case 2:
-      return {o + (second ? format("wake me on {} at {}", day, hour) : format("alarm at {} on {}", hour, day)), answer("alarm", "day", day, "value", format("{}", hour))};
+      return {o + (second ? format("wake me on {} at {}", day, hour)
+                          : format("alarm at {} on {}", hour, day)),
+              answer("alarm", "day", day, "value", format("{}", hour))};
     default:
-      return {o + (second ? format("call {} on {}", who, day) : format("on {} I must phone {}", day, who)), answer("call", "day", day, "value", who)};
+      return {o + (second ? format("call {} on {}", who, day)
+                          : format("on {} I must phone {}", day, who)),
+              answer("call", "day", day, "value", who)};
   }
 }
 
 Row summary(const Language& world, Rng& rng) {
-  const std::string &name = rng.pick(world.strangers), &city = rng.pick(world.cities), &job = rng.pick(kJobs), &animal = rng.pick(kAnimals);
+  const std::string &name = rng.pick(world.strangers), &city = rng.pick(world.cities),
+                    &job = rng.pick(kJobs), &animal = rng.pick(kAnimals);
   int n = rng.between(2, 9);
-  Words lines{format("{} lives in {}.", name, city), format("{} is a {}.", name, job), format("{} has {} of {} kind.", name, n, animal)};
+  Words lines{format("{} lives in {}.", name, city), format("{} is a {}.", name, job),
+              format("{} has {} of {} kind.", name, n, animal)};
   rng.shuffle(lines);
-  return {format("{} Summary?", fmt::join(lines, " ")), format("{} | {} | {} | {} {}", name, job, city, n, animal)};
+  return {format("{} Summary?", fmt::join(lines, " ")),
+          format("{} | {} | {} | {} {}", name, job, city, n, animal)};
 }
 
-// Law: nothing done with leave is punished. Otherwise worth below 50 costs a fine, from 50 on it is jail, and a second
-// offence is one step worse: fine -> jail -> exile. Broken things are repaired instead of a fine.
+// Law: nothing done with leave is punished. Otherwise worth below 50 costs a fine, from 50 on it is
+// jail, and a second offence is one step worse: fine -> jail -> exile. Broken things are repaired
+// instead of a fine.
 Row law(const Language& world, Rng& rng) {
   static const Words acts{"took", "broke", "hid"};
-  const std::string &who = rng.pick(world.strangers), &act = rng.pick(acts), &animal = rng.pick(kNouns);
+  const std::string &who = rng.pick(world.strangers), &act = rng.pick(acts),
+                    &animal = rng.pick(kNouns);
   int worth = rng.between(10, 99);
   bool leave = rng.below(4) == 0, again = rng.below(2) == 0;
   int step = (worth >= 50 ? 1 : 0) + (again ? 1 : 0);
-  std::string penalty = leave ? "none" : step == 0 ? (act == "broke" ? "repair" : "fine") : step == 1 ? "jail" : "exile";
-  return {format("Case: {} {} a {} worth {} {} leave, {} offence.", who, act, animal, worth, leave ? "with" : "without", again ? "second" : "first"),
+  std::string penalty = leave       ? "none"
+                        : step == 0 ? (act == "broke" ? "repair" : "fine")
+                        : step == 1 ? "jail"
+                                    : "exile";
+  return {format("Case: {} {} a {} worth {} {} leave, {} offence.", who, act, animal, worth,
+                 leave ? "with" : "without", again ? "second" : "first"),
           format("Verdict: {}. Penalty: {}.", leave ? "free" : "guilty", penalty)};
 }
 
 }  // namespace
 
 const std::vector<Task>& tasks() {
-  static const std::vector<Task> all{
-      {"arithmetic", false, arithmetic}, {"facts", false, facts},     {"lists", false, lists},
-      {"morphology", false, morphology}, {"counting", false, counting}, {"comparing", false, comparing},
-      {"slots", false, slots},           {"languages", false, languages}, {"intent", true, intent},
-      {"summary", true, summary},        {"law", true, law},          {"translation", true, translation}};
+  static const std::vector<Task> all{{"arithmetic", false, arithmetic},
+                                     {"facts", false, facts},
+                                     {"lists", false, lists},
+                                     {"morphology", false, morphology},
+                                     {"counting", false, counting},
+                                     {"comparing", false, comparing},
+                                     {"slots", false, slots},
+                                     {"languages", false, languages},
+                                     {"intent", true, intent},
+                                     {"summary", true, summary},
+                                     {"law", true, law},
+                                     {"translation", true, translation}};
   return all;
 }
 

@@ -13,25 +13,30 @@ struct Activations : Trace {
   }
 };
 
-std::vector<std::vector<int32_t>> rows_of(const Checkpoint& in, const char* name, int64_t B, int64_t T, int64_t lowest, int64_t limit) {
+std::vector<std::vector<int32_t>> rows_of(const Checkpoint& in, const char* name, int64_t B,
+                                          int64_t T, int64_t lowest, int64_t limit) {
   Tensor t = in.get(name);
-  check(t.dtype == DType::I64 && t.shape == Shape({B, T}), "{} must be I64 [{}, {}], is {} {}", name, B, T, name_of(t.dtype), to_string(t.shape));
+  check(t.dtype == DType::I64 && t.shape == Shape({B, T}), "{} must be I64 [{}, {}], is {} {}",
+        name, B, T, name_of(t.dtype), to_string(t.shape));
   std::vector<std::vector<int32_t>> rows(B, std::vector<int32_t>(T));
   for (int64_t i = 0; i < B * T; ++i) {
     int64_t v = t.as<int64_t>()[i];
-    check(v >= lowest && v < limit, "{}[{}, {}] is {}, must lie in {}..{}", name, i / T, i % T, v, lowest, limit - 1);
+    check(v >= lowest && v < limit, "{}[{}, {}] is {}, must lie in {}..{}", name, i / T, i % T, v,
+          lowest, limit - 1);
     rows[i / T][i % T] = static_cast<int32_t>(v);
   }
   return rows;
 }
 
-// Padding before a row's first real token is hidden from the tokens after it; positions still count from the row's start.
+// Padding before a row's first real token is hidden from the tokens after it; positions still count
+// from the row's start.
 void apply_mask(Batch& b, const std::vector<std::vector<int32_t>>& mask) {
   for (size_t r = 0; r < mask.size(); ++r) {
     int32_t T = static_cast<int32_t>(mask[r].size()), lo = 0, hi = T;
     while (lo < T && mask[r][lo] == 0) ++lo;
     while (hi > lo && mask[r][hi - 1] == 0) --hi;
-    for (int32_t t = lo; t < hi; ++t) check(mask[r][t] != 0, "attention_mask[{}, {}] is 0 between tokens that are seen", r, t);
+    for (int32_t t = lo; t < hi; ++t)
+      check(mask[r][t] != 0, "attention_mask[{}, {}] is 0 between tokens that are seen", r, t);
     for (int32_t t = lo; t < T; ++t) b.start.i32()[b.rows[r] + t] = b.rows[r] + lo;
   }
 }
@@ -44,15 +49,18 @@ Tensor scalar(float v) {
 
 }  // namespace
 
-NamedTensors trace_model(Ctx& ctx, Model& model, const Checkpoint& in, const TraceRequest& request) {
+NamedTensors trace_model(Ctx& ctx, Model& model, const Checkpoint& in,
+                         const TraceRequest& request) {
   check(in.has("input_ids"), "the input file has no input_ids");
   Tensor shape = in.get("input_ids");
-  check(shape.shape.size() == 2 && shape.numel() > 0, "input_ids must be I64 [B,T], is {}", to_string(shape.shape));
+  check(shape.shape.size() == 2 && shape.numel() > 0, "input_ids must be I64 [B,T], is {}",
+        to_string(shape.shape));
   int64_t B = shape.dim(0), T = shape.dim(1), V = model.config.vocab;
   auto ids = rows_of(in, "input_ids", B, T, 0, V);
   std::vector<std::vector<int32_t>> labels;
   if (in.has("labels")) labels = rows_of(in, "labels", B, T, -100, V);
-  check(!labels.empty() || !(request.grads || request.aux), "gradients need labels in the input file");
+  check(!labels.empty() || !(request.grads || request.aux),
+        "gradients need labels in the input file");
   Batch batch = make_batch(ids, labels);
   if (in.has("attention_mask")) apply_mask(batch, rows_of(in, "attention_mask", B, T, 0, 2));
 
@@ -82,7 +90,8 @@ NamedTensors trace_model(Ctx& ctx, Model& model, const Checkpoint& in, const Tra
       if (request.grads) tape.backward({{loss, 1.0f}});
     }
   }
-  check(request.activations.empty() || out.size() > (labels.empty() ? 1u : 2u), "no activation matches '{}'", request.activations);
+  check(request.activations.empty() || out.size() > (labels.empty() ? 1u : 2u),
+        "no activation matches '{}'", request.activations);
   if (request.grads)
     for (Param& p : model.params.all()) out.emplace_back("grad." + p.name, clone(p.grad));
   if (request.aux) {
@@ -107,7 +116,8 @@ NamedTensors trace_model(Ctx& ctx, Model& model, const Checkpoint& in, const Tra
     std::vector<int32_t> prompt(ids[0].begin(), ids[0].begin() + 8);
     Generation g = generate(ctx, model, prompt, request.greedy, {}, {});
     Tensor t = empty({1, 8 + request.greedy}, DType::I64);
-    for (int64_t i = 0; i < 8 + request.greedy; ++i) t.as<int64_t>()[i] = i < 8 ? prompt[i] : g.ids[i - 8];
+    for (int64_t i = 0; i < 8 + request.greedy; ++i)
+      t.as<int64_t>()[i] = i < 8 ? prompt[i] : g.ids[i - 8];
     out.emplace_back("greedy", t);
   }
   return out;

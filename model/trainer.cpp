@@ -19,7 +19,8 @@ std::vector<int64_t> epoch_order(int64_t epoch, int64_t rows, const TrainOptions
   std::iota(order.begin(), order.end(), 0);
   if (!opt.shuffle) return order;
   uint64_t state = mix(opt.seed ^ mix(static_cast<uint64_t>(epoch)));
-  for (int64_t i = rows - 1; i > 0; --i) std::swap(order[i], order[(state = mix(state)) % static_cast<uint64_t>(i + 1)]);
+  for (int64_t i = rows - 1; i > 0; --i)
+    std::swap(order[i], order[(state = mix(state)) % static_cast<uint64_t>(i + 1)]);
   return order;
 }
 
@@ -28,7 +29,8 @@ Batch batch_of(const std::vector<TrainRow>& rows, const std::vector<int64_t>& wh
   for (int64_t r : which) {
     ids.push_back(rows[r].ids);
     labels.push_back(rows[r].labels);
-    starts.push_back(rows[r].start.empty() ? std::vector<int32_t>(rows[r].ids.size(), 0) : rows[r].start);
+    starts.push_back(rows[r].start.empty() ? std::vector<int32_t>(rows[r].ids.size(), 0)
+                                           : rows[r].start);
   }
   return make_batch(ids, labels, starts);
 }
@@ -51,22 +53,25 @@ std::vector<int64_t> rows_at(int64_t first, int64_t count, int64_t rows, const T
   return out;
 }
 
-void train(Ctx& ctx, Model& model, const std::vector<TrainRow>& rows, const TrainOptions& opt, int64_t done,
-           const std::function<bool(const StepLog&)>& after) {
+void train(Ctx& ctx, Model& model, const std::vector<TrainRow>& rows, const TrainOptions& opt,
+           int64_t done, const std::function<bool(const StepLog&)>& after) {
   check(!rows.empty(), "no rows to train on");
   std::vector<Param*> params = model.params.trainable();
   check(!params.empty(), "nothing is trainable");
   Trace none;
   for (int64_t s = done; s < opt.steps; ++s) {
     auto begin = std::chrono::steady_clock::now();
-    StepLog log{s + 1, 0, 0, 0, 0, learning_rate(opt.schedule, opt.lr, s, opt.steps, opt.warmup), 0};
+    StepLog log{s + 1, 0, 0, 0, 0, learning_rate(opt.schedule, opt.lr, s, opt.steps, opt.warmup),
+                0};
     std::vector<Batch> micro;
     for (int64_t a = 0; a < opt.grad_accum; ++a) {
-      micro.push_back(batch_of(rows, rows_at((s * opt.grad_accum + a) * opt.batch, opt.batch, static_cast<int64_t>(rows.size()), opt)));
+      micro.push_back(batch_of(rows, rows_at((s * opt.grad_accum + a) * opt.batch, opt.batch,
+                                             static_cast<int64_t>(rows.size()), opt)));
       log.tokens += micro.back().ids.numel();
       log.trained_tokens += trained(micro.back());
     }
-    check(log.trained_tokens > 0, "step {}: none of its {} tokens is trained (all labels are -100)", s + 1, log.tokens);
+    check(log.trained_tokens > 0, "step {}: none of its {} tokens is trained (all labels are -100)",
+          s + 1, log.tokens);
     model.params.zero_grads();
     for (const Batch& b : micro) {
       bool means = opt.mean == LossMean::kMeans;
@@ -74,11 +79,14 @@ void train(Ctx& ctx, Model& model, const std::vector<TrainRow>& rows, const Trai
       Tape tape(ctx, true);
       std::vector<Var> aux;
       Var x = model.hidden(tape, b, none, opt.aux_alpha != 0 ? &aux : nullptr);
-      Var loss = lm_loss(x, model.head(), b.targets, static_cast<float>(1.0 / static_cast<double>(n)));
+      Var loss =
+          lm_loss(x, model.head(), b.targets, static_cast<float>(1.0 / static_cast<double>(n)));
       log.loss += loss.value.f32()[0];
       std::vector<std::pair<Var, float>> seeds{{loss, 1.0f}};
-      // The authors' balance gradient enters once per micro-batch, not divided by the accumulation steps.
-      for (const Var& v : aux) seeds.emplace_back(v, static_cast<float>(opt.aux_alpha / (means ? 1 : opt.grad_accum)));
+      // The authors' balance gradient enters once per micro-batch, not divided by the accumulation
+      // steps.
+      for (const Var& v : aux)
+        seeds.emplace_back(v, static_cast<float>(opt.aux_alpha / (means ? 1 : opt.grad_accum)));
       tape.backward(seeds);
     }
     check(std::isfinite(log.loss), "step {}: the loss is {}", s + 1, log.loss);
@@ -96,10 +104,12 @@ double evaluate_loss(Ctx& ctx, Model& model, const std::vector<TrainRow>& rows, 
   Trace none;
   for (int64_t i = 0; i < static_cast<int64_t>(rows.size()); i += batch) {
     std::vector<int64_t> which;
-    for (int64_t r = i; r < std::min<int64_t>(i + batch, static_cast<int64_t>(rows.size())); ++r) which.push_back(r);
+    for (int64_t r = i; r < std::min<int64_t>(i + batch, static_cast<int64_t>(rows.size())); ++r)
+      which.push_back(r);
     Batch b = batch_of(rows, which);
     Tape tape(ctx, false);
-    sum += lm_loss(model.hidden(tape, b, none, nullptr), model.head(), b.targets, 1.0f).value.f32()[0];
+    sum +=
+        lm_loss(model.hidden(tape, b, none, nullptr), model.head(), b.targets, 1.0f).value.f32()[0];
     tokens += trained(b);
   }
   check(tokens > 0, "no trained token to evaluate (all labels are -100)");

@@ -1,6 +1,6 @@
 #pragma once
-// The training loop: batch -> forward -> backward -> clip -> AdamW -> log -> save. Method-blind: it trains what the parameter
-// store says is trainable.
+// The training loop: batch -> forward -> backward -> clip -> AdamW -> log -> save. Method-blind: it
+// trains what the parameter store says is trainable.
 
 #include <functional>
 
@@ -9,14 +9,16 @@
 
 namespace sutor {
 
-// One row of the packed data set: ids and labels at the same positions (-100 = not trained), and each token's document start.
+// One row of the packed data set: ids and labels at the same positions (-100 = not trained), and
+// each token's document start.
 struct TrainRow {
   std::vector<int32_t> ids, labels, start;
 };
 
 enum class LossMean {
   kTokens,  // sum of token losses / trained tokens of the whole step
-  kMeans,   // mean of the micro-batches' means, as transformers' Trainer 4.44 (--packing esft-compat)
+  kMeans,   // mean of the micro-batches' means, as transformers' Trainer 4.44 (--packing
+            // esft-compat)
 };
 
 struct TrainOptions {
@@ -36,13 +38,14 @@ struct StepLog {
   double grad_norm, lr, seconds;
 };
 
-// Row numbers of micro-batch rows `first`.. of the endless stream of epochs; depends on (seed, position) only, so that a resumed
-// run and another micro-batch split see the same rows.
+// Row numbers of micro-batch rows `first`.. of the endless stream of epochs; depends on (seed,
+// position) only, so that a resumed run and another micro-batch split see the same rows.
 std::vector<int64_t> rows_at(int64_t first, int64_t count, int64_t rows, const TrainOptions& opt);
 
-// Runs steps done+1 .. opt.steps; `after` is called after each and returns false to stop early. Throws on a non-finite loss.
-void train(Ctx& ctx, Model& model, const std::vector<TrainRow>& rows, const TrainOptions& opt, int64_t done,
-           const std::function<bool(const StepLog&)>& after);
+// Runs steps done+1 .. opt.steps; `after` is called after each and returns false to stop early.
+// Throws on a non-finite loss.
+void train(Ctx& ctx, Model& model, const std::vector<TrainRow>& rows, const TrainOptions& opt,
+           int64_t done, const std::function<bool(const StepLog&)>& after);
 
 // Mean loss over the trained tokens of the rows, no gradients.
 double evaluate_loss(Ctx& ctx, Model& model, const std::vector<TrainRow>& rows, int64_t batch);

@@ -1,5 +1,5 @@
-// The command line from outside: exit codes, one line per error, --help of every command, configuration files.
-// Runs the binary named by the environment variable SUTOR.
+// The command line from outside: exit codes, one line per error, --help of every command,
+// configuration files. Runs the binary named by the environment variable SUTOR.
 #include <doctest/doctest.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -27,7 +27,9 @@ struct Result {
 
 // A folder of this test, removed at its end.
 struct Folder {
-  Folder() : path((fs::temp_directory_path() / fmt::format("sutor-cli-{}", getpid())).string()) { fs::create_directories(path); }
+  Folder() : path((fs::temp_directory_path() / fmt::format("sutor-cli-{}", getpid())).string()) {
+    fs::create_directories(path);
+  }
   ~Folder() { fs::remove_all(path); }
   std::string file(const std::string& name, const std::string& text) const {
     write_file_atomic(path + "/" + name, text);
@@ -44,9 +46,11 @@ const char* binary() {
 
 // Arguments contain no quotes; the shell splits them.
 Result run(const Folder& f, const std::string& arguments) {
-  std::string command = fmt::format("\"{}\" {} >{}/out 2>{}/err </dev/null", std::getenv("SUTOR"), arguments, f.path, f.path);
+  std::string command = fmt::format("\"{}\" {} >{}/out 2>{}/err </dev/null", std::getenv("SUTOR"),
+                                    arguments, f.path, f.path);
   int status = std::system(command.c_str());
-  return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, read_file(f.path + "/out"), read_file(f.path + "/err")};
+  return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, read_file(f.path + "/out"),
+          read_file(f.path + "/err")};
 }
 
 void check_one_line(const Result& r, int code, std::initializer_list<const char*> parts) {
@@ -93,7 +97,8 @@ TEST_CASE("cli: wrong values name option, value and what is allowed") {
   Folder f;
   check_one_line(run(f, "select"), 2, {"SCORES is missing"});
   check_one_line(run(f, "select a.json b.json"), 2, {"b.json"});
-  check_one_line(run(f, "select a.json --out x --score best"), 2, {"--score", "'best'", "token, gate"});
+  check_one_line(run(f, "select a.json --out x --score best"), 2,
+                 {"--score", "'best'", "token, gate"});
   check_one_line(run(f, "select a.json --out x --top-p 1.5"), 2, {"--top-p", "'1.5'", "0..1"});
   check_one_line(run(f, "select a.json --out x --top-p nan"), 2, {"--top-p", "'nan'"});
   check_one_line(run(f, "select a.json --out x --random 1x"), 2, {"--random", "'1x'"});
@@ -111,7 +116,8 @@ TEST_CASE("cli: a flag wins over the file, the file over the default") {
   CHECK(r.code == 0);
   CHECK(r.out.find("score: gate\n") != std::string::npos);
   CHECK(r.out.find("top-p: 0.4\n") != std::string::npos);
-  CHECK(run(f, "select s.json --config " + c + " --dump-config").out.find("top-p: 0.3\n") != std::string::npos);
+  CHECK(run(f, "select s.json --config " + c + " --dump-config").out.find("top-p: 0.3\n") !=
+        std::string::npos);
   // What was dumped can be read, and dumps to itself.
   std::string dumped = f.file("d.yaml", r.out);
   Result again = run(f, "select --config " + dumped + " --dump-config");
@@ -137,7 +143,8 @@ TEST_CASE("cli: bad configuration files") {
   bad("", {"must be a map"});
   bad(std::string(100000, '['), {"b.yaml:"});
   bad(std::string((1 << 20) + 1, '#'), {"larger than 1 MiB"});
-  check_one_line(run(f, "select s.json --out x --config " + f.path + "/none.yaml"), 1, {"none.yaml", "no such file"});
+  check_one_line(run(f, "select s.json --out x --config " + f.path + "/none.yaml"), 1,
+                 {"none.yaml", "no such file"});
 }
 
 TEST_CASE("cli: an option without effect is an error") {
@@ -174,10 +181,12 @@ TEST_CASE("cli: env and devices") {
 TEST_CASE("cli: demo-data replaces its own result and nothing else") {
   if (binary() == nullptr) return;
   Folder f;
-  std::string out = f.path + "/data", options = " --rows 20 --eval-rows 5 --pretrain-rows 40 --json";
+  std::string out = f.path + "/data",
+              options = " --rows 20 --eval-rows 5 --pretrain-rows 40 --json";
   Result first = run(f, "demo-data --out " + out + options);
   CHECK(first.code == 0);
-  std::string rows = read_file(out + "/pretrain.jsonl"), tokenizer = read_file(out + "/tokenizer.json");
+  std::string rows = read_file(out + "/pretrain.jsonl"),
+              tokenizer = read_file(out + "/tokenizer.json");
   CHECK(run(f, "demo-data --out " + out + options).out == first.out);
   CHECK(read_file(out + "/pretrain.jsonl") == rows);
   CHECK(read_file(out + "/tokenizer.json") == tokenizer);

@@ -1,4 +1,5 @@
-// Rows of text to rows of tokens, against the ESFT authors' own utils.py (tests/goldens/esft_train), and the tokenizer of its model.
+// Rows of text to rows of tokens, against the ESFT authors' own utils.py
+// (tests/goldens/esft_train), and the tokenizer of its model.
 #include "model/data.h"
 
 #include <doctest/doctest.h>
@@ -16,7 +17,8 @@ TEST_CASE("data: the authors' prompt, labels and packing, token for token") {
   std::string file = kDir + "/data.jsonl";
   std::vector<Example> examples = encode_rows(read_dataset(file, false), file, tok, nullptr);
   int64_t truncated = 0;
-  std::vector<TrainRow> rows = pack(examples, Packing::kEsftCompat, 64, tok.eos(), 5934875, truncated);
+  std::vector<TrainRow> rows =
+      pack(examples, Packing::kEsftCompat, 64, tok.eos(), 5934875, truncated);
   DataSet golden = read_dataset(kDir + "/rows.jsonl", false);
   REQUIRE(rows.size() >= golden.rows.size());
   for (size_t i = 0; i < golden.rows.size(); ++i) {
@@ -28,7 +30,8 @@ TEST_CASE("data: the authors' prompt, labels and packing, token for token") {
 
 TEST_CASE("data: whole documents share rows, each with its own start; nothing is lost") {
   std::vector<Example> e;
-  for (int n : {5, 9, 3, 20, 4}) e.push_back({std::vector<int32_t>(n, n), std::vector<int32_t>(n, n)});
+  for (int n : {5, 9, 3, 20, 4})
+    e.push_back({std::vector<int32_t>(n, n), std::vector<int32_t>(n, n)});
   int64_t truncated = 0;
   auto rows = pack(e, Packing::kDocuments, 12, 0, 0, truncated);
   CHECK(truncated == 1);
@@ -54,10 +57,14 @@ TEST_CASE("data: a row that fits no kind names its line") {
     }
     return std::string();
   };
-  CHECK(error("{\"text\":\"a\"}\n\n{\"txt\":1}\n").find(".jsonl:3: the row has none of") != std::string::npos);
-  CHECK(error("{\"text\":\"a\"}\n{\"messages\":[]}\n").find(".jsonl:2: messages is no list") != std::string::npos);
-  CHECK(error("{\"messages\":[{\"role\":\"bot\",\"content\":\"\"}]}").find("role \"bot\" is not one of") != std::string::npos);
-  CHECK(error("{\"input_ids\":[1,2],\"labels\":[1]}").find("2 input_ids and 1 labels") != std::string::npos);
+  CHECK(error("{\"text\":\"a\"}\n\n{\"txt\":1}\n").find(".jsonl:3: the row has none of") !=
+        std::string::npos);
+  CHECK(error("{\"text\":\"a\"}\n{\"messages\":[]}\n").find(".jsonl:2: messages is no list") !=
+        std::string::npos);
+  CHECK(error("{\"messages\":[{\"role\":\"bot\",\"content\":\"\"}]}")
+            .find("role \"bot\" is not one of") != std::string::npos);
+  CHECK(error("{\"input_ids\":[1,2],\"labels\":[1]}").find("2 input_ids and 1 labels") !=
+        std::string::npos);
   CHECK(error("{\"text\":").find(".jsonl:1:") != std::string::npos);
   CHECK(error("").find("no usable row") != std::string::npos);
   write_file_atomic(file, "{\"text\":\"a\"}\n{}\n");

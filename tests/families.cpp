@@ -1,5 +1,5 @@
-// Whole models against goldens from transformers (tests/goldens/make_models.py): logits, loss, every gradient, greedy tokens,
-// in float32 and bf16; unround sizes on purpose.
+// Whole models against goldens from transformers (tests/goldens/make_models.py): logits, loss,
+// every gradient, greedy tokens, in float32 and bf16; unround sizes on purpose.
 #include <doctest/doctest.h>
 
 #include <cmath>
@@ -31,11 +31,14 @@ double angle(const Tensor& a, const Tensor& b) {  // 1 - 2<a,b>/(|a|^2 + |b|^2)
   return 1 - 2 * ab / (aa + bb);
 }
 
-std::map<std::string, Tensor> traced(const std::string& dir, Compute compute, const TraceRequest& request) {
+std::map<std::string, Tensor> traced(const std::string& dir, Compute compute,
+                                     const TraceRequest& request) {
   Ctx ctx = cpu_context(compute);
   auto model = load_model(dir);
   std::map<std::string, Tensor> out;
-  for (auto& [name, t] : trace_model(ctx, *model, Checkpoint::open(dir + "/golden.safetensors"), request)) out[name] = t;
+  for (auto& [name, t] :
+       trace_model(ctx, *model, Checkpoint::open(dir + "/golden.safetensors"), request))
+    out[name] = t;
   return out;
 }
 
@@ -49,7 +52,11 @@ TEST_CASE("deepseek_v2: equal to transformers in float32 and close in bf16") {
     CAPTURE(dir);
     ++models;
     Checkpoint golden = Checkpoint::open(dir + "/golden.safetensors");
-    auto out = traced(dir, Compute::kF32, {.grads = golden.has("grad.model.norm.weight"), .greedy = 16, .aux = false, .activations = ""});
+    auto out = traced(dir, Compute::kF32,
+                      {.grads = golden.has("grad.model.norm.weight"),
+                       .greedy = 16,
+                       .aux = false,
+                       .activations = ""});
     CHECK(relative_max(out.at("logits"), golden.get("logits")) <= 1e-5);
     CHECK(relative_max(out.at("loss"), golden.get("loss")) <= 1e-5);
     int gradients = 0;
@@ -64,7 +71,8 @@ TEST_CASE("deepseek_v2: equal to transformers in float32 and close in bf16") {
     for (const auto& [name, t] : out) own += name.starts_with("grad.");
     if (gradients > 0) CHECK(gradients == own);
     Tensor greedy = golden.get("greedy");
-    for (int64_t i = 0; i < greedy.numel(); ++i) CHECK(out.at("greedy").as<int64_t>()[i] == greedy.as<int64_t>()[i]);
+    for (int64_t i = 0; i < greedy.numel(); ++i)
+      CHECK(out.at("greedy").as<int64_t>()[i] == greedy.as<int64_t>()[i]);
     auto half = traced(dir, Compute::kBF16, {});
     CHECK(angle(half.at("logits"), golden.get("logits")) <= 1e-4);
   }

@@ -14,7 +14,9 @@ TEST_CASE("jinja: cases equal jinja2's output") {
   for (auto& c : g["cases"]) {
     const auto t = c["template"].get<std::string>();
     CAPTURE(t);
-    if (c.contains("error")) CHECK_THROWS_AS(jinja::render(t, g["variables"]), Error);
-    else CHECK(jinja::render(t, g["variables"]) == c["out"].get<std::string>());
+    if (c.contains("error"))
+      CHECK_THROWS_AS(jinja::render(t, g["variables"]), Error);
+    else
+      CHECK(jinja::render(t, g["variables"]) == c["out"].get<std::string>());
   }
 }

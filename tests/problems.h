@@ -1,5 +1,6 @@
 #pragma once
-// The shapes that every implementation of the matrix kernels is held to, and that the benchmark walks.
+// The shapes that every implementation of the matrix kernels is held to, and that the benchmark
+// walks.
 
 #include <cstdint>
 
@@ -9,26 +10,33 @@ struct Linear {
   int64_t tokens, n, k;
 };
 inline constexpr Linear kLinear[] = {
-    {1, 48, 20}, {1, 131, 131}, {3, 7, 1}, {4, 64, 256}, {5, 33, 17}, {32, 32, 32}, {33, 65, 31}, {70, 131, 48}, {129, 96, 160},
+    {1, 48, 20},  {1, 131, 131}, {3, 7, 1},     {4, 64, 256},   {5, 33, 17},
+    {32, 32, 32}, {33, 65, 31},  {70, 131, 48}, {129, 96, 160},
 };
 
-enum class Routing { kRandom, kOneExpert, kSkewed };  // skewed: one expert empty, most tokens on another
+enum class Routing {
+  kRandom,
+  kOneExpert,
+  kSkewed
+};  // skewed: one expert empty, most tokens on another
 struct Moe {
   int64_t tokens, hidden, inter, experts, top_k;
   Routing routing;
 };
 inline constexpr Moe kMoe[] = {
-    {1, 48, 20, 4, 2, Routing::kRandom},    {1, 33, 17, 3, 1, Routing::kOneExpert},
-    {7, 64, 48, 8, 3, Routing::kSkewed},    {40, 131, 20, 4, 1, Routing::kOneExpert},
-    {65, 48, 131, 5, 2, Routing::kSkewed},  {96, 64, 64, 6, 4, Routing::kRandom},
+    {1, 48, 20, 4, 2, Routing::kRandom},   {1, 33, 17, 3, 1, Routing::kOneExpert},
+    {7, 64, 48, 8, 3, Routing::kSkewed},   {40, 131, 20, 4, 1, Routing::kOneExpert},
+    {65, 48, 131, 5, 2, Routing::kSkewed}, {96, 64, 64, 6, 4, Routing::kRandom},
 };
 
 struct Attention {
-  int64_t tq, tk, heads, kv_heads, d, dv, document;  // a new document every `document` tokens (0: one)
+  int64_t tq, tk, heads, kv_heads, d, dv,
+      document;  // a new document every `document` tokens (0: one)
 };
 inline constexpr Attention kAttention[] = {
-    {1, 1, 1, 1, 8, 8, 0},     {1, 70, 4, 2, 64, 64, 0},  {3, 40, 4, 4, 20, 12, 0},  {5, 5, 6, 2, 16, 16, 2},
-    {64, 64, 2, 1, 32, 32, 0}, {97, 97, 4, 2, 48, 32, 41}, {40, 100, 3, 3, 24, 16, 37},
+    {1, 1, 1, 1, 8, 8, 0},       {1, 70, 4, 2, 64, 64, 0},  {3, 40, 4, 4, 20, 12, 0},
+    {5, 5, 6, 2, 16, 16, 2},     {64, 64, 2, 1, 32, 32, 0}, {97, 97, 4, 2, 48, 32, 41},
+    {40, 100, 3, 3, 24, 16, 37},
 };
 
 }  // namespace sutor::problems

@@ -36,11 +36,13 @@ std::string file_of(const std::string& header, size_t data) {
 }
 
 std::string one(const std::string& dtype, const std::string& shape, const std::string& offsets) {
-  return R"({"a":{"dtype":)" + dtype + R"(,"shape":)" + shape + R"(,"data_offsets":)" + offsets + "}}";
+  return R"({"a":{"dtype":)" + dtype + R"(,"shape":)" + shape + R"(,"data_offsets":)" + offsets +
+         "}}";
 }
 
 NamedTensors sample() {
-  Tensor f = empty({3, 4}), b = zeros({5}, DType::BF16), s = empty({}, DType::I64), z = empty({0, 7});
+  Tensor f = empty({3, 4}), b = zeros({5}, DType::BF16), s = empty({}, DType::I64),
+         z = empty({0, 7});
   for (int i = 0; i < 12; ++i) f.f32()[i] = i * 0.5f;
   *s.as<int64_t>() = 42;
   return {{"f", f}, {"b", b}, {"s", s}, {"z", z}, {"cols", f.columns(1, 3)}};
@@ -78,7 +80,9 @@ TEST_CASE("safetensors: corruptions") {
   TempDir d;
   std::string good = one("\"F32\"", "[2]", "[0,8]");
   auto two = [](const char* x, const char* y) {
-    return fmt::format(R"({{"a":{{"dtype":"U8","shape":[4],"data_offsets":{}}},"b":{{"dtype":"U8","shape":[4],"data_offsets":{}}}}})", x, y);
+    return fmt::format(
+        R"({{"a":{{"dtype":"U8","shape":[4],"data_offsets":{}}},"b":{{"dtype":"U8","shape":[4],"data_offsets":{}}}}})",
+        x, y);
   };
   auto raw = [](uint64_t n) { return std::string(reinterpret_cast<char*>(&n), 8) + "{}"; };
   const std::string bad = "InvalidHeaderDeserialization";
@@ -134,10 +138,13 @@ TEST_CASE("safetensors: corruptions") {
     return error_of([&] { Checkpoint::open(d.path.string()); });
   };
   CHECK(index(R"({"weight_map":{"a":"x.safetensors"}})") == "no error");
-  CHECK(index(R"({"weight_map":{"a":"../x.safetensors"}})").find("not a plain file name") != std::string::npos);
+  CHECK(index(R"({"weight_map":{"a":"../x.safetensors"}})").find("not a plain file name") !=
+        std::string::npos);
   CHECK(index(R"({"weight_map":{"a":".."}})").find("not a plain file name") != std::string::npos);
-  CHECK(index(R"({"weight_map":{"a":"y.safetensors"}})").find("shard y.safetensors is missing") != std::string::npos);
-  CHECK(index(R"({"weight_map":{"b":"x.safetensors"}})").find("tensor b is not in its shard") != std::string::npos);
+  CHECK(index(R"({"weight_map":{"a":"y.safetensors"}})").find("shard y.safetensors is missing") !=
+        std::string::npos);
+  CHECK(index(R"({"weight_map":{"b":"x.safetensors"}})").find("tensor b is not in its shard") !=
+        std::string::npos);
   CHECK(index(R"({"weight_map":{"a":1}})").find("must be a string") != std::string::npos);
   CHECK(index(R"({})").find("\"weight_map\" is missing") != std::string::npos);
 }

@@ -1,4 +1,5 @@
-// The tokenizer against goldens of the `tokenizers` and `sentencepiece` libraries (tests/goldens/make_tokenizers.py).
+// The tokenizer against goldens of the `tokenizers` and `sentencepiece` libraries
+// (tests/goldens/make_tokenizers.py).
 
 #include "io/tokenizer.h"
 
@@ -80,8 +81,10 @@ TEST_CASE("tokenizer: corrupt files give one line that names the key") {
       {R"({"model":{"merges":["ab"]}})", "model.merges[0]"},
       {R"({"model":{"merges":[["a","zzzzzz"]]}})", "token 'zzzzzz' is not in the vocabulary"},
       {R"({"model":{"unk_token":"nope"}})", "model.unk_token"},
-      {R"({"pre_tokenizer":{"type":"Split","pattern":{"Regex":"("},"behavior":"Isolated"}})", "bad regular expression"},
-      {R"({"pre_tokenizer":{"type":"Split","pattern":{"Regex":"a"},"behavior":"X"}})", "behavior: 'X' is unknown"},
+      {R"({"pre_tokenizer":{"type":"Split","pattern":{"Regex":"("},"behavior":"Isolated"}})",
+       "bad regular expression"},
+      {R"({"pre_tokenizer":{"type":"Split","pattern":{"Regex":"a"},"behavior":"X"}})",
+       "behavior: 'X' is unknown"},
   };
   for (auto& r : rows) {
     std::string e = error_of(r[0]);
@@ -92,7 +95,9 @@ TEST_CASE("tokenizer: corrupt files give one line that names the key") {
 }
 
 TEST_CASE("tokenizer: a hostile pattern ends in an error, not in a hang") {
-  std::string e = error_of(R"j({"pre_tokenizer":{"pretokenizers":null,"type":"Split","behavior":"Isolated",
-      "pattern":{"Regex":"(x+x+)+y"}}})j", std::string(64, 'x'));
+  std::string e =
+      error_of(R"j({"pre_tokenizer":{"pretokenizers":null,"type":"Split","behavior":"Isolated",
+      "pattern":{"Regex":"(x+x+)+y"}}})j",
+               std::string(64, 'x'));
   CHECK(e.find("retry limit") != std::string::npos);
 }

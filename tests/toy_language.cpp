@@ -1,4 +1,5 @@
-// The toy language: reproducible, disjoint splits, short rows, and every answer recomputed here from the question's text.
+// The toy language: reproducible, disjoint splits, short rows, and every answer recomputed here
+// from the question's text.
 #include "model/toy_language.h"
 
 #include <doctest/doctest.h>
@@ -57,8 +58,10 @@ std::string expected(const std::string& task, const std::string& q, const Langua
   }
   if (task == "lists") {
     std::vector<std::string> items = split(after_colon(q));
-    if (w[0] == "Sort") std::sort(items.begin(), items.end());
-    else std::reverse(items.begin(), items.end());
+    if (w[0] == "Sort")
+      std::sort(items.begin(), items.end());
+    else
+      std::reverse(items.begin(), items.end());
     std::string out;
     for (const std::string& i : items) out += (out.empty() ? "" : " ") + i;
     return out;
@@ -66,19 +69,26 @@ std::string expected(const std::string& task, const std::string& q, const Langua
   if (task == "morphology") {
     std::string stem = w.back();
     bool vowel = std::string("aeiou").find(stem.back()) != std::string::npos;
-    return stem + (has(q, "plural") ? (vowel ? "n" : "an") : has(q, "past") ? (vowel ? "d" : "ed") : (vowel ? "r" : "or"));
+    return stem + (has(q, "plural") ? (vowel ? "n" : "an")
+                   : has(q, "past") ? (vowel ? "d" : "ed")
+                                    : (vowel ? "r" : "or"));
   }
   if (task == "facts")
     for (const Person& p : world.people)
       if (std::count(w.begin(), w.end(), p.name))
-        return has(q, "colour") ? p.colour : has(q, "animal") ? p.animal : has(q, "job") || has(q, "work") ? p.job : p.city;
+        return has(q, "colour")                  ? p.colour
+               : has(q, "animal")                ? p.animal
+               : has(q, "job") || has(q, "work") ? p.job
+                                                 : p.city;
   if (task == "languages" || task == "translation") {
     const Lexicon& l = w[2] == "Talvi" ? world.talvi : w[2] == "Oruk" ? world.oruk : world.zemi;
     static const std::set<std::string> verbs{"sees", "finds", "loves", "takes", "calls", "fears"};
     std::string out, verb;
     for (const std::string& e : split(after_colon(q))) {
-      if (w[2] == "Oruk" && verbs.count(e)) verb = " " + l.at(e);
-      else out += (out.empty() ? "" : " ") + l.at(e);
+      if (w[2] == "Oruk" && verbs.count(e))
+        verb = " " + l.at(e);
+      else
+        out += (out.empty() ? "" : " ") + l.at(e);
     }
     return out + verb;
   }
@@ -86,12 +96,18 @@ std::string expected(const std::string& task, const std::string& q, const Langua
     bool leave = has(q, " with leave"), second = has(q, "second"), broke = has(q, " broke ");
     int worth = std::stoi(q.substr(q.find("worth ") + 6));
     if (leave) return "Verdict: free. Penalty: none.";
-    std::string penalty = worth >= 50 && second ? "exile" : worth >= 50 || second ? "jail" : broke ? "repair" : "fine";
+    std::string penalty = worth >= 50 && second   ? "exile"
+                          : worth >= 50 || second ? "jail"
+                          : broke                 ? "repair"
+                                                  : "fine";
     return "Verdict: guilty. Penalty: " + penalty + ".";
   }
   if (task == "summary") {
-    auto word_after = [&](const std::string& key) { return bare(q.substr(q.find(key) + key.size()))[0]; };
-    return w[0] + " | " + word_after(" is a ") + " | " + word_after("lives in ") + " | " + word_after(" has ") + " " + word_after(" of ");
+    auto word_after = [&](const std::string& key) {
+      return bare(q.substr(q.find(key) + key.size()))[0];
+    };
+    return w[0] + " | " + word_after(" is a ") + " | " + word_after("lives in ") + " | " +
+           word_after(" has ") + " " + word_after(" of ");
   }
   return "";
 }
@@ -165,7 +181,10 @@ TEST_CASE("toy language: every fact held out in one form is told in another") {
   std::set<std::string> told, asked;
   auto key = [](const Row& r, const std::string& name) {
     const std::string& q = r.question;
-    return name + (has(q, "colour") ? " colour" : has(q, "animal") ? " animal" : has(q, "job") || has(q, "work") ? " job" : " city");
+    return name + (has(q, "colour")                  ? " colour"
+                   : has(q, "animal")                ? " animal"
+                   : has(q, "job") || has(q, "work") ? " job"
+                                                     : " city");
   };
   for (int i = 0; i < 20000; ++i) {
     Row r = world.sample("facts", rng);
@@ -190,7 +209,8 @@ TEST_CASE("toy language: pre-training never shows the held-out language or tasks
 }
 
 TEST_CASE("toy language: the tokenizer loads, returns the text, and rows fit 96 tokens") {
-  std::string dir = (std::filesystem::temp_directory_path() / fmt::format("sutor-toy-{}", getpid())).string();
+  std::string dir =
+      (std::filesystem::temp_directory_path() / fmt::format("sutor-toy-{}", getpid())).string();
   std::filesystem::create_directories(dir);
   TokenizerFiles files = toy_tokenizer(kWorldSeed);
   CHECK(files.tokenizer_json == toy_tokenizer(kWorldSeed).tokenizer_json);
@@ -202,7 +222,8 @@ TEST_CASE("toy language: the tokenizer loads, returns the text, and rows fit 96 
   CHECK(t.bos() == 510);
   CHECK(t.eos() == 511);
   CHECK(t.encode("x")[0] == 510);
-  for (const char* text : {"User: hello\n\nAssistant: h\xc3\xa9llo \xe4\xb8\x96  12", "{\"a\":\"b\"}", "\x01 tab\t"})
+  for (const char* text :
+       {"User: hello\n\nAssistant: h\xc3\xa9llo \xe4\xb8\x96  12", "{\"a\":\"b\"}", "\x01 tab\t"})
     CHECK(t.decode(t.encode(text, false)) == text);
   Language world;
   Rng rng(11);

@@ -1,4 +1,5 @@
-// The training loop against the ESFT authors' own code (tests/goldens/make_esft_train.py), and its bitwise contracts.
+// The training loop against the ESFT authors' own code (tests/goldens/make_esft_train.py), and its
+// bitwise contracts.
 #include <doctest/doctest.h>
 
 #include <cmath>
@@ -42,12 +43,15 @@ TrainOptions golden_options(bool aux) {
 
 std::unique_ptr<Model> esft_model(Compute compute) {
   auto model = load_model(kDir + "/model");
-  for (const std::string& g : trainable_globs(read_expert_config(kDir + "/expert_cfg.json"))) model->params.train(g);
+  for (const std::string& g : trainable_globs(read_expert_config(kDir + "/expert_cfg.json")))
+    model->params.train(g);
   model->params.prepare_training(compute);
   return model;
 }
 
-bool same_bytes(const Tensor& a, const Tensor& b) { return a.nbytes() == b.nbytes() && std::memcmp(a.data, b.data, a.nbytes()) == 0; }
+bool same_bytes(const Tensor& a, const Tensor& b) {
+  return a.nbytes() == b.nbytes() && std::memcmp(a.data, b.data, a.nbytes()) == 0;
+}
 
 bool same_weights(Model& a, Model& b) {
   for (Param& p : a.params.all())
@@ -57,14 +61,17 @@ bool same_weights(Model& a, Model& b) {
 
 }  // namespace
 
-TEST_CASE("training: 20 steps equal the authors' code in float32, with and without the balance loss") {
+TEST_CASE(
+    "training: 20 steps equal the authors' code in float32, with and without the balance loss") {
   Checkpoint golden = Checkpoint::open(kDir + "/golden.safetensors");
   std::vector<TrainRow> rows = golden_rows(golden);
   for (bool aux : {false, true}) {
     CAPTURE(aux);
     std::string run = aux ? "aux" : "no_aux";
     Tensor losses = golden.get("losses." + run), norms = golden.get("grad_norms." + run);
-    auto read = [](const Tensor& t, int64_t i) { return t.dtype == DType::F64 ? t.as<double>()[i] : t.as<float>()[i]; };
+    auto read = [](const Tensor& t, int64_t i) {
+      return t.dtype == DType::F64 ? t.as<double>()[i] : t.as<float>()[i];
+    };
     auto model = esft_model(Compute::kF32);
     Ctx ctx = cpu_context(Compute::kF32);
     train(ctx, *model, rows, golden_options(aux), 0, [&](const StepLog& s) {
@@ -75,7 +82,8 @@ TEST_CASE("training: 20 steps equal the authors' code in float32, with and witho
     auto base = load_model(kDir + "/model");
     for (Param* p : model->params.trainable()) {
       CAPTURE(p->name);
-      Tensor want = golden.get("final." + run + "." + p->name), start = cast(base->params.at(p->name).value, DType::F32);
+      Tensor want = golden.get("final." + run + "." + p->name),
+             start = cast(base->params.at(p->name).value, DType::F32);
       double diff = 0, change = 0;
       for (int64_t i = 0; i < want.numel(); ++i) {
         double w = want.f32()[i];
@@ -87,7 +95,9 @@ TEST_CASE("training: 20 steps equal the authors' code in float32, with and witho
   }
 }
 
-TEST_CASE("training: the same bits in two runs, for 1, 2 and 4 threads, with recomputation, and only selected weights change") {
+TEST_CASE(
+    "training: the same bits in two runs, for 1, 2 and 4 threads, with recomputation, and only "
+    "selected weights change") {
   Checkpoint golden = Checkpoint::open(kDir + "/golden.safetensors");
   std::vector<TrainRow> rows = golden_rows(golden);
   for (Compute compute : {Compute::kF32, Compute::kBF16}) {
@@ -116,13 +126,16 @@ TEST_CASE("training: the same bits in two runs, for 1, 2 and 4 threads, with rec
   set_num_threads(physical_cores());
 }
 
-TEST_CASE("training: resume equals an uninterrupted run, and an adapter brings the trained model back, bit by bit") {
+TEST_CASE(
+    "training: resume equals an uninterrupted run, and an adapter brings the trained model back, "
+    "bit by bit") {
   Checkpoint golden = Checkpoint::open(kDir + "/golden.safetensors");
   std::vector<TrainRow> rows = golden_rows(golden);
   Ctx ctx = cpu_context(Compute::kBF16);
   TrainOptions o = golden_options(true);
   o.steps = 6;
-  auto whole = esft_model(Compute::kBF16), first = esft_model(Compute::kBF16), second = esft_model(Compute::kBF16);
+  auto whole = esft_model(Compute::kBF16), first = esft_model(Compute::kBF16),
+       second = esft_model(Compute::kBF16);
   train(ctx, *whole, rows, o, 0, [](const StepLog&) { return true; });
   train(ctx, *first, rows, o, 0, [](const StepLog& s) { return s.step < 3; });
   std::string state = "build/test-state";

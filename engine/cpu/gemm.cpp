@@ -64,8 +64,10 @@ Tensor temporary(Shape shape, DType dtype) {
     auto& list = kept().free;
     int64_t best = -1;
     for (size_t i = 0; i < list.size(); ++i)
-      if (list[i].nbytes() >= bytes && (best < 0 || list[i].nbytes() < list[best].nbytes())) best = i;
-    if (best < 0 && !list.empty()) {  // none is large enough: a larger one takes the place of the largest
+      if (list[i].nbytes() >= bytes && (best < 0 || list[i].nbytes() < list[best].nbytes()))
+        best = i;
+    if (best < 0 &&
+        !list.empty()) {  // none is large enough: a larger one takes the place of the largest
       auto size = [](const Tensor& a, const Tensor& b) { return a.nbytes() < b.nbytes(); };
       list.erase(std::max_element(list.begin(), list.end(), size));
     } else if (best >= 0) {
@@ -89,7 +91,8 @@ Panels pack_along(const MicroKernels& mk, const Rows& src, int64_t lines, int64_
   Panels out = make_panels(mk, panels_of(lines), p);
   parallel_for(panels_of(lines), 1, [&](int64_t lo, int64_t hi) {
     for (int64_t i = lo; i < hi; ++i)
-      mk.pack_along(out.at(i), src, i * 32, std::min<int64_t>(32, lines - i * 32), p, 0, out.steps, out.steps, is_b);
+      mk.pack_along(out.at(i), src, i * 32, std::min<int64_t>(32, lines - i * 32), p, 0, out.steps,
+                    out.steps, is_b);
   });
   return out;
 }
@@ -100,7 +103,8 @@ Panels pack_across(const MicroKernels& mk, const Rows& src, int64_t lines, int64
   parallel_for(out.steps, 1, [&](int64_t lo, int64_t hi) {
     for (int64_t s = lo; s < hi; ++s)
       for (int64_t i = 0; i < panels_of(lines); ++i)
-        mk.pack_across(out.at(i), src, i * 32, std::min<int64_t>(32, lines - i * 32), p, s, s + 1, out.steps, is_b);
+        mk.pack_across(out.at(i), src, i * 32, std::min<int64_t>(32, lines - i * 32), p, s, s + 1,
+                       out.steps, is_b);
   });
   return out;
 }
@@ -111,19 +115,21 @@ int64_t group_of(int64_t panels, int64_t panel_bytes, int64_t sharers) {
   return std::min({fits, fair, int64_t{16}, panels});
 }
 
-char* pack_group(const MicroKernels& mk, int slot, const Rows& w, bool across, int64_t lines, int64_t p, int64_t first,
-                 int64_t n, bool is_b) {
+char* pack_group(const MicroKernels& mk, int slot, const Rows& w, bool across, int64_t lines,
+                 int64_t p, int64_t first, int64_t n, bool is_b) {
   int64_t steps = steps_of(mk, p);
   char* out = scratch(slot, n * steps * 2048);
   auto width = [&](int64_t i) { return std::min<int64_t>(32, lines - (first + i) * 32); };
   if (!across) {
     for (int64_t i = 0; i < n; ++i)
-      mk.pack_along(out + i * steps * 2048, w, (first + i) * 32, width(i), p, 0, steps, steps, is_b);
+      mk.pack_along(out + i * steps * 2048, w, (first + i) * 32, width(i), p, 0, steps, steps,
+                    is_b);
     return out;
   }
   for (int64_t s = 0; s < steps; ++s)
     for (int64_t i = 0; i < n; ++i)
-      mk.pack_across(out + i * steps * 2048, w, (first + i) * 32, width(i), p, s, s + 1, steps, is_b);
+      mk.pack_across(out + i * steps * 2048, w, (first + i) * 32, width(i), p, s, s + 1, steps,
+                     is_b);
   return out;
 }
 

@@ -1,24 +1,30 @@
 #pragma once
-// What the matrix kernels share: buffers of packed panels, and the loop over panels that are packed on the fly (weights) against
-// panels packed before (tokens). One C block of 32 x 32 is computed by one thread over all of P: no thread count changes a bit.
+// What the matrix kernels share: buffers of packed panels, and the loop over panels that are packed
+// on the fly (weights) against panels packed before (tokens). One C block of 32 x 32 is computed by
+// one thread over all of P: no thread count changes a bit.
 
 #include "engine/cpu/isa.h"
 #include "engine/parallel.h"
 
 namespace sutor::cpu {
 
-constexpr int64_t kDecodeTokens = 4;  // up to here: dot products along k, weights read once, no packing
+constexpr int64_t kDecodeTokens =
+    4;  // up to here: dot products along k, weights read once, no packing
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t panels_of(int64_t lines) { return ceil_div(lines, 32); }
 inline int64_t steps_of(const MicroKernels& mk, int64_t p) { return ceil_div(p, mk.step); }
-inline Rows rows_of(const Tensor& t, const int32_t* index = nullptr) { return {t.data, t.dtype, t.ld, index}; }
+inline Rows rows_of(const Tensor& t, const int32_t* index = nullptr) {
+  return {t.data, t.dtype, t.ld, index};
+}
 
-// 64-byte aligned memory of the calling thread, at least `bytes`; valid until its next call with this slot.
+// 64-byte aligned memory of the calling thread, at least `bytes`; valid until its next call with
+// this slot.
 char* scratch(int slot, int64_t bytes);
 
-// Like empty(), but the block comes from and returns to a short list kept by the process: fresh pages are cleared by the system
-// on every call otherwise, which costs more than the packing. Counted in memory_stats() while kept; at most eight blocks, the largest asked for.
+// Like empty(), but the block comes from and returns to a short list kept by the process: fresh
+// pages are cleared by the system on every call otherwise, which costs more than the packing.
+// Counted in memory_stats() while kept; at most eight blocks, the largest asked for.
 Tensor temporary(Shape shape, DType dtype = DType::F32);
 void release_temporaries();
 
@@ -35,12 +41,14 @@ Panels make_panels(const MicroKernels& mk, int64_t count, int64_t p);
 Panels pack_along(const MicroKernels& mk, const Rows& src, int64_t lines, int64_t p, bool is_b);
 Panels pack_across(const MicroKernels& mk, const Rows& src, int64_t lines, int64_t p, bool is_b);
 
-// How many weight panels one unit of work packs and sweeps: bounded by half of L2 and by having enough units for all threads.
+// How many weight panels one unit of work packs and sweeps: bounded by half of L2 and by having
+// enough units for all threads.
 int64_t group_of(int64_t panels, int64_t panel_bytes, int64_t sharers = 1);
 
-// Packs panels [first, first + n) of a weight along or across into scratch; steps outside, so that rows are read in order.
-char* pack_group(const MicroKernels& mk, int slot, const Rows& w, bool across, int64_t lines, int64_t p, int64_t first,
-                 int64_t n, bool is_b);
+// Packs panels [first, first + n) of a weight along or across into scratch; steps outside, so that
+// rows are read in order.
+char* pack_group(const MicroKernels& mk, int slot, const Rows& w, bool across, int64_t lines,
+                 int64_t p, int64_t first, int64_t n, bool is_b);
 
 // x as f32 rows, rounded as the GEMM rounds its operands (the decode path).
 std::vector<float> rounded_rows(const MicroKernels& mk, const Tensor& x);

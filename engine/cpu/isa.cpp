@@ -1,5 +1,5 @@
-// Feature detection by CPUID bits (never by model: hypervisors mask it) and what the system saves on a context switch (XCR0).
-// SUTOR_ISA=portable|avx2|avx512|avx512bf16|amx forces one down.
+// Feature detection by CPUID bits (never by model: hypervisors mask it) and what the system saves
+// on a context switch (XCR0). SUTOR_ISA=portable|avx2|avx512|avx512bf16|amx forces one down.
 
 #include "engine/cpu/isa.h"
 
@@ -39,9 +39,11 @@ std::vector<Isa> detect() {
   }
   uint64_t saved = xcr0();
   auto has = [](uint32_t word, uint32_t bits) { return (word & bits) == bits; };
-  if ((saved & 0x6) != 0x6 || !has(c1, bit_AVX | bit_FMA | bit_F16C) || !has(b7, bit_AVX2)) return found;
+  if ((saved & 0x6) != 0x6 || !has(c1, bit_AVX | bit_FMA | bit_F16C) || !has(b7, bit_AVX2))
+    return found;
   found.push_back(Isa::kAvx2);
-  if ((saved & 0xe6) != 0xe6 || !has(b7, bit_AVX512F | bit_AVX512BW | bit_AVX512VL | bit_AVX512DQ)) return found;
+  if ((saved & 0xe6) != 0xe6 || !has(b7, bit_AVX512F | bit_AVX512BW | bit_AVX512VL | bit_AVX512DQ))
+    return found;
   found.push_back(Isa::kAvx512);
   if (!has(a71, 1u << 5)) return found;
   found.push_back(Isa::kAvx512Bf16);
@@ -88,11 +90,16 @@ void override_isa(Isa isa) {
 const MicroKernels& micro_kernels(Isa isa, Compute compute) {
   bool half = compute == Compute::kBF16;
   switch (isa) {
-    case Isa::kPortable: return kPortableKernels[half];
-    case Isa::kAvx2: return kAvx2Kernels[half];
-    case Isa::kAvx512: return kAvx512Kernels[half];
-    case Isa::kAvx512Bf16: return half ? kAvx512Bf16Kernels : kAvx512Kernels[0];
-    default: return half ? kAmxKernels : kAvx512Kernels[0];
+    case Isa::kPortable:
+      return kPortableKernels[half];
+    case Isa::kAvx2:
+      return kAvx2Kernels[half];
+    case Isa::kAvx512:
+      return kAvx512Kernels[half];
+    case Isa::kAvx512Bf16:
+      return half ? kAvx512Bf16Kernels : kAvx512Kernels[0];
+    default:
+      return half ? kAmxKernels : kAvx512Kernels[0];
   }
 }
 

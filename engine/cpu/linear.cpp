@@ -1,6 +1,7 @@
-// linear: y[T,N] = x[T,K] w[N,K]^T + b[N] as y^T = W x^T (A = rows of W as they lie, B = tokens, packed once for all panels);
-// dx += dy W (B = pairs of rows of W), dw += dy^T x (both packed), db += column sums. Layout: engine/cpu/gemm.h.
-// Reference: engine/ref/linear.h; test: tests/kernels/linear.cpp.
+// linear: y[T,N] = x[T,K] w[N,K]^T + b[N] as y^T = W x^T (A = rows of W as they lie, B = tokens,
+// packed once for all panels); dx += dy W (B = pairs of rows of W), dw += dy^T x (both packed), db
+// += column sums. Layout: engine/cpu/gemm.h. Reference: engine/ref/linear.h; test:
+// tests/kernels/linear.cpp.
 
 #include <algorithm>
 
@@ -13,10 +14,12 @@ int64_t width(int64_t panel, int64_t lines) { return std::min<int64_t>(32, lines
 
 void check_shapes(const Tensor& y, const Tensor& x, const Tensor& w, const char* who) {
   check(w.shape.size() == 2 && y.cols() == w.dim(0) && x.cols() == w.dim(1) && x.rows() == y.rows(),
-        "{}: y {} = x {} times w {} transposed", who, to_string(y.shape), to_string(x.shape), to_string(w.shape));
+        "{}: y {} = x {} times w {} transposed", who, to_string(y.shape), to_string(x.shape),
+        to_string(w.shape));
 }
 
-void decode(const MicroKernels& mk, const Tensor& y, const Tensor& x, const Tensor& w, const float* bias) {
+void decode(const MicroKernels& mk, const Tensor& y, const Tensor& x, const Tensor& w,
+            const float* bias) {
   int64_t tokens = y.rows(), n = y.cols(), k = x.cols();
   auto xs = rounded_rows(mk, x);
   parallel_for(ceil_div(n, 16), 4, [&](int64_t lo, int64_t hi) {
@@ -25,7 +28,8 @@ void decode(const MicroKernels& mk, const Tensor& y, const Tensor& x, const Tens
       int64_t rows = std::min<int64_t>(4, n - r);
       mk.dot(out[0], 4, rows_of(w), r, rows, xs.data(), k, tokens, k);
       for (int64_t t = 0; t < tokens; ++t)
-        for (int64_t i = 0; i < rows; ++i) y.row(t)[r + i] = out[t][i] + (bias ? bias[r + i] : 0.0f);
+        for (int64_t i = 0; i < rows; ++i)
+          y.row(t)[r + i] = out[t][i] + (bias ? bias[r + i] : 0.0f);
     }
   });
 }
@@ -54,7 +58,8 @@ void linear_fwd(Ctx& ctx, Tensor y, Tensor x, Tensor w, Tensor b) {
         for (int64_t i = 0; i < count; ++i) {
           mk.block(c, wp + i * xp.bytes(), xp.at(t), xp.steps, false);
           int64_t col = (first + i) * 32;
-          mk.store_t(y.row(t * 32) + col, y.ld, c, width(first + i, n), width(t, tokens), b ? &bias[col] : nullptr);
+          mk.store_t(y.row(t * 32) + col, y.ld, c, width(first + i, n), width(t, tokens),
+                     b ? &bias[col] : nullptr);
         }
     }
   });
@@ -76,17 +81,19 @@ void linear_bwd(Ctx& ctx, Tensor dx, Tensor dw, Tensor db, Tensor dy, Tensor x, 
         for (int64_t t = 0; t < panels_of(tokens); ++t)
           for (int64_t i = 0; i < count; ++i) {
             mk.block(c, dyp.at(t), wp + i * dyp.bytes(), dyp.steps, false);
-            mk.store(dx.row(t * 32) + (first + i) * 32, dx.ld, c, width(t, tokens), width(first + i, k), true);
+            mk.store(dx.row(t * 32) + (first + i) * 32, dx.ld, c, width(t, tokens),
+                     width(first + i, k), true);
           }
       }
     });
   }
   if (dw) {
     check(dw.shape.size() == 2 && dw.dim(0) == n && dw.dim(1) == x.cols() && x.rows() == tokens,
-          "linear backward: dw {} = dy {} transposed times x {}", to_string(dw.shape), to_string(dy.shape),
-          to_string(x.shape));
+          "linear backward: dw {} = dy {} transposed times x {}", to_string(dw.shape),
+          to_string(dy.shape), to_string(x.shape));
     int64_t k = x.cols();
-    Panels dyp = pack_across(mk, rows_of(dy), n, tokens, false), xp = pack_across(mk, rows_of(x), k, tokens, true);
+    Panels dyp = pack_across(mk, rows_of(dy), n, tokens, false),
+           xp = pack_across(mk, rows_of(x), k, tokens, true);
     int64_t group = group_of(panels_of(n), dyp.bytes());
     parallel_for(ceil_div(panels_of(n), group), 1, [&](int64_t lo, int64_t hi) {
       alignas(64) float c[32 * 32];

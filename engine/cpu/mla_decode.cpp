@@ -1,6 +1,8 @@
-// Attention over MLA's compressed cache for a few new tokens. kv_b_proj is absorbed: per head n with rows Wk[P,L], Wv[Dv,L],
+// Attention over MLA's compressed cache for a few new tokens. kv_b_proj is absorbed: per head n
+// with rows Wk[P,L], Wv[Dv,L],
 //   u = Wk^T q_nope,  s_j = scale (u . c_j + q_pe . pe_j),  z = sum_j softmax(s)_j c_j,  o = Wv z,
-// so the cache is read once per head and keys and values are never expanded (arXiv 2405.04434, section 2.1.2).
+// so the cache is read once per head and keys and values are never expanded (arXiv 2405.04434,
+// section 2.1.2).
 #include <cmath>
 #include <vector>
 
@@ -23,8 +25,10 @@ float dot(const float* a, const float* b, int64_t n) {
 
 }  // namespace
 
-void mla_decode_fwd(Ctx&, Tensor o, Tensor q, Tensor latent, Tensor pe, Tensor w, int heads, float scale) {
-  int64_t L = latent.cols(), R = pe.cols(), S = latent.rows(), P = q.cols() - R, Dv = o.cols(), N = heads, n = q.rows() / N;
+void mla_decode_fwd(Ctx&, Tensor o, Tensor q, Tensor latent, Tensor pe, Tensor w, int heads,
+                    float scale) {
+  int64_t L = latent.cols(), R = pe.cols(), S = latent.rows(), P = q.cols() - R, Dv = o.cols(),
+          N = heads, n = q.rows() / N;
   parallel_for(N, 1, [&](int64_t lo, int64_t hi) {
     std::vector<float> u(L), s(S), z(L), row(L);
     for (int64_t h = lo; h < hi; ++h) {

@@ -1,7 +1,8 @@
-// moe_ffn forward: y[t] = sum_k weight[t,k] W2_e (silu(W1_e x[t]) * W3_e x[t]). Regions: pack tokens by expert; gate and up with
-// SwiGLU in the epilogue, which writes the packed operand of the next product; down; combine in fixed order. Experts with at most
-// kDecodeTokens tokens take dot products instead: they are bound by reading the weights once.
-// Reference: engine/ref/moe_ffn.h; test: tests/kernels/moe_ffn.cpp.
+// moe_ffn forward: y[t] = sum_k weight[t,k] W2_e (silu(W1_e x[t]) * W3_e x[t]). Regions: pack
+// tokens by expert; gate and up with SwiGLU in the epilogue, which writes the packed operand of the
+// next product; down; combine in fixed order. Experts with at most kDecodeTokens tokens take dot
+// products instead: they are bound by reading the weights once. Reference: engine/ref/moe_ffn.h;
+// test: tests/kernels/moe_ffn.cpp.
 
 #include "engine/cpu/moe_plan.h"
 
@@ -30,13 +31,14 @@ struct Forward {
         const char* tokens = xp.at(plan.panel[u.expert] + t);
         mk.block(g, p1 + i * xp.bytes(), tokens, xp.steps, false);
         mk.block(v, p3 + i * xp.bytes(), tokens, xp.steps, false);
-        int64_t line = (u.first + i) * 32, lines = line_width(u.first + i, plan.inter), cols = line_width(t, n);
+        int64_t line = (u.first + i) * 32, lines = line_width(u.first + i, plan.inter),
+                cols = line_width(t, n);
         if (gate) mk.store_t(gate.row(base + t * 32) + line, gate.ld, g, lines, cols, nullptr);
         if (up) mk.store_t(up.row(base + t * 32) + line, up.ld, v, lines, cols, nullptr);
         mk.swiglu(a, g, v, 1024);
         int64_t s = line / mk.step;  // 32 rows of a^T are one or two steps of the next product
-        mk.pack_across(ap.at(plan.panel[u.expert] + t) + s * 1024, {a, DType::F32, 32, nullptr}, 0, 32, 32, 0,
-                       std::min<int64_t>(32 / mk.step, ap.steps - s), ap.steps, true);
+        mk.pack_across(ap.at(plan.panel[u.expert] + t) + s * 1024, {a, DType::F32, 32, nullptr}, 0,
+                       32, 32, 0, std::min<int64_t>(32 / mk.step, ap.steps - s), ap.steps, true);
       }
   }
 
@@ -72,8 +74,8 @@ struct Forward {
     if (small(u.expert)) {
       int64_t end = std::min<int64_t>(plan.hidden, (u.first + u.count) * 32);
       for (int64_t r = u.first * 32; r < end; r += 4)
-        mk.dot(rows.row(base) + r, rows.ld, w2, r, std::min<int64_t>(4, end - r), act.row(base), act.ld, n,
-               plan.inter);
+        mk.dot(rows.row(base) + r, rows.ld, w2, r, std::min<int64_t>(4, end - r), act.row(base),
+               act.ld, n, plan.inter);
       return;
     }
     const char* p2 = pack_group(mk, 0, w2, false, plan.hidden, plan.inter, u.first, u.count, false);
@@ -81,16 +83,16 @@ struct Forward {
     for (int64_t t = 0; t < panels_of(n); ++t)
       for (int64_t i = 0; i < u.count; ++i) {
         mk.block(c, p2 + i * ap.bytes(), ap.at(plan.panel[u.expert] + t), ap.steps, false);
-        mk.store_t(rows.row(base + t * 32) + (u.first + i) * 32, rows.ld, c, line_width(u.first + i, plan.hidden),
-                   line_width(t, n), nullptr);
+        mk.store_t(rows.row(base + t * 32) + (u.first + i) * 32, rows.ld, c,
+                   line_width(u.first + i, plan.hidden), line_width(t, n), nullptr);
       }
   }
 };
 
 }  // namespace
 
-void moe_ffn_fwd(Ctx& ctx, Tensor y, Tensor gate, Tensor up, Tensor x, Tensor weight, const MoeIndex& index,
-                 const ExpertWeights& w) {
+void moe_ffn_fwd(Ctx& ctx, Tensor y, Tensor gate, Tensor up, Tensor x, Tensor weight,
+                 const MoeIndex& index, const ExpertWeights& w) {
   const MicroKernels& mk = micro_kernels(ctx.compute);
   Forward f{mk, MoePlan(x, index, w), gate, up, x, w, {}, {}, {}, {}};
   const MoePlan& plan = f.plan;
@@ -102,14 +104,16 @@ void moe_ffn_fwd(Ctx& ctx, Tensor y, Tensor gate, Tensor up, Tensor x, Tensor we
     f.ap = make_panels(mk, plan.panels(), plan.inter);
     Rows src = rows_of(x, plan.token.data());
     plan.for_panels([&](int64_t e, int64_t t, int64_t first, int64_t n) {
-      if (!f.small(e)) mk.pack_along(f.xp.at(t), src, first, n, plan.hidden, 0, f.xp.steps, f.xp.steps, true);
+      if (!f.small(e))
+        mk.pack_along(f.xp.at(t), src, first, n, plan.hidden, 0, f.xp.steps, f.xp.steps, true);
     });
   }
   int64_t pairs = plan.tokens * plan.top_k;
   if (any_small) f.act = temporary({pairs, plan.inter});
   f.rows = temporary({pairs, plan.hidden});
   auto all = [](int64_t) { return true; };
-  int64_t step_bytes = 2048, h_bytes = steps_of(mk, plan.hidden) * step_bytes, i_bytes = steps_of(mk, plan.inter) * step_bytes;
+  int64_t step_bytes = 2048, h_bytes = steps_of(mk, plan.hidden) * step_bytes,
+          i_bytes = steps_of(mk, plan.inter) * step_bytes;
   for_units(plan.units(plan.inter, group_of(panels_of(plan.inter), 2 * h_bytes, plan.active), all),
             [&](const MoeUnit& u) { f.gate_up(u); });
   for_units(plan.units(plan.hidden, group_of(panels_of(plan.hidden), i_bytes, plan.active), all),

@@ -1,7 +1,8 @@
-// moe_ffn backward. z = dy W2 (per pair, before the gate weight), a = silu(gate) up recomputed; dweight = <z, a>, da = weight z,
-// SwiGLU's derivative in the epilogue, which writes dgate and dup packed for both of their uses; dx += dgate W1 + dup W3 by
-// fixed-order combine; for trainable experts dW1 += dgate^T x, dW3 += dup^T x, dW2 += dy^T (weight a).
-// Reference: engine/ref/moe_ffn.h; test: tests/kernels/moe_ffn.cpp.
+// moe_ffn backward. z = dy W2 (per pair, before the gate weight), a = silu(gate) up recomputed;
+// dweight = <z, a>, da = weight z, SwiGLU's derivative in the epilogue, which writes dgate and dup
+// packed for both of their uses; dx += dgate W1 + dup W3 by fixed-order combine; for trainable
+// experts dW1 += dgate^T x, dW3 += dup^T x, dW2 += dy^T (weight a). Reference:
+// engine/ref/moe_ffn.h; test: tests/kernels/moe_ffn.cpp.
 
 #include <cstring>
 
@@ -15,12 +16,14 @@ struct Transposed {
   Tensor memory;
   int64_t line_panels;
   const std::vector<int64_t>* before;  // [E+1] steps of trainable experts before e
-  Transposed(int64_t lines, const std::vector<int64_t>& steps) : line_panels(panels_of(lines)), before(&steps) {
+  Transposed(int64_t lines, const std::vector<int64_t>& steps)
+      : line_panels(panels_of(lines)), before(&steps) {
     memory = temporary({line_panels * steps.back() * 2048}, DType::U8);
   }
   int64_t steps(int64_t e) const { return (*before)[e + 1] - (*before)[e]; }
   char* at(int64_t e, int64_t panel) const {
-    return reinterpret_cast<char*>(memory.data) + ((*before)[e] * line_panels + panel * steps(e)) * 2048;
+    return reinterpret_cast<char*>(memory.data) +
+           ((*before)[e] * line_panels + panel * steps(e)) * 2048;
   }
 };
 
@@ -28,8 +31,9 @@ Rows block_rows(const float* c) { return {c, DType::F32, 32, nullptr}; }
 
 }  // namespace
 
-void moe_ffn_bwd(Ctx& ctx, Tensor dx, Tensor dweight, ExpertWeights* dw, Tensor dy, Tensor x, Tensor weight,
-                 Tensor gate, Tensor up, const MoeIndex& index, const ExpertWeights& w) {
+void moe_ffn_bwd(Ctx& ctx, Tensor dx, Tensor dweight, ExpertWeights* dw, Tensor dy, Tensor x,
+                 Tensor weight, Tensor gate, Tensor up, const MoeIndex& index,
+                 const ExpertWeights& w) {
   const MicroKernels& mk = micro_kernels(ctx.compute);
   MoePlan plan(dy, index, w);
   int64_t hidden = plan.hidden, inter = plan.inter, per_panel = 32 / mk.step;
@@ -51,37 +55,45 @@ void moe_ffn_bwd(Ctx& ctx, Tensor dx, Tensor dweight, ExpertWeights* dw, Tensor 
   if (dx) dgp = make_panels(mk, plan.panels(), inter), dup = make_panels(mk, plan.panels(), inter);
   Transposed dgt(inter, steps), dut(inter, steps), wat(inter, steps);
   Tensor dots = temporary({plan.tokens * plan.top_k, panels_of(inter)});
-  for_units(plan.units(inter, group_of(panels_of(inter), h_bytes, plan.active), all), [&](const MoeUnit& u) {
-    int64_t e = u.expert, n = plan.count(e), base = plan.first(e);
-    const char* p2 = pack_group(mk, 0, rows_of(w.down[e]), true, inter, hidden, u.first, u.count, true);
-    alignas(64) float z[1024], g[1024], v[1024];
-    for (int64_t t = 0; t < panels_of(n); ++t)
-      for (int64_t j = u.first; j < u.first + u.count; ++j) {
-        mk.block(z, dyp.at(plan.panel[e] + t), p2 + (j - u.first) * h_bytes, dyp.steps, false);
-        int64_t tokens = line_width(t, n), cols = line_width(j, inter);
-        std::memset(g, 0, sizeof g);
-        std::memset(v, 0, sizeof v);
-        for (int64_t r = 0; r < tokens; ++r) {
-          int64_t pos = base + t * 32 + r, pair = index.pair[pos];
-          std::memcpy(g + r * 32, gate.row(pos) + j * 32, cols * 4);
-          std::memcpy(v + r * 32, up.row(pos) + j * 32, cols * 4);
-          float weighting = weight.row(pair / plan.top_k)[pair % plan.top_k];
-          dots.row(pos)[j] = mk.swiglu_grad(z + r * 32, g + r * 32, v + r * 32, weighting, 32);
-        }
-        int64_t s = j * per_panel;
-        if (dx) {
-          int64_t left = std::min(per_panel, dgp.steps - s), panel = plan.panel[e] + t;
-          mk.pack_along(dgp.at(panel) + s * 1024, block_rows(g), 0, 32, 32, 0, left, dgp.steps, false);
-          mk.pack_along(dup.at(panel) + s * 1024, block_rows(v), 0, 32, 32, 0, left, dup.steps, false);
-        }
-        if (trains(e)) {
-          int64_t at = t * per_panel * 1024, total = dgt.steps(e);
-          mk.pack_across(dgt.at(e, j) + at, block_rows(g), 0, 32, 32, 0, per_panel, total, false);
-          mk.pack_across(dut.at(e, j) + at, block_rows(v), 0, 32, 32, 0, per_panel, total, false);
-          mk.pack_across(wat.at(e, j) + at, block_rows(z), 0, 32, 32, 0, per_panel, total, true);
-        }
-      }
-  });
+  for_units(
+      plan.units(inter, group_of(panels_of(inter), h_bytes, plan.active), all),
+      [&](const MoeUnit& u) {
+        int64_t e = u.expert, n = plan.count(e), base = plan.first(e);
+        const char* p2 =
+            pack_group(mk, 0, rows_of(w.down[e]), true, inter, hidden, u.first, u.count, true);
+        alignas(64) float z[1024], g[1024], v[1024];
+        for (int64_t t = 0; t < panels_of(n); ++t)
+          for (int64_t j = u.first; j < u.first + u.count; ++j) {
+            mk.block(z, dyp.at(plan.panel[e] + t), p2 + (j - u.first) * h_bytes, dyp.steps, false);
+            int64_t tokens = line_width(t, n), cols = line_width(j, inter);
+            std::memset(g, 0, sizeof g);
+            std::memset(v, 0, sizeof v);
+            for (int64_t r = 0; r < tokens; ++r) {
+              int64_t pos = base + t * 32 + r, pair = index.pair[pos];
+              std::memcpy(g + r * 32, gate.row(pos) + j * 32, cols * 4);
+              std::memcpy(v + r * 32, up.row(pos) + j * 32, cols * 4);
+              float weighting = weight.row(pair / plan.top_k)[pair % plan.top_k];
+              dots.row(pos)[j] = mk.swiglu_grad(z + r * 32, g + r * 32, v + r * 32, weighting, 32);
+            }
+            int64_t s = j * per_panel;
+            if (dx) {
+              int64_t left = std::min(per_panel, dgp.steps - s), panel = plan.panel[e] + t;
+              mk.pack_along(dgp.at(panel) + s * 1024, block_rows(g), 0, 32, 32, 0, left, dgp.steps,
+                            false);
+              mk.pack_along(dup.at(panel) + s * 1024, block_rows(v), 0, 32, 32, 0, left, dup.steps,
+                            false);
+            }
+            if (trains(e)) {
+              int64_t at = t * per_panel * 1024, total = dgt.steps(e);
+              mk.pack_across(dgt.at(e, j) + at, block_rows(g), 0, 32, 32, 0, per_panel, total,
+                             false);
+              mk.pack_across(dut.at(e, j) + at, block_rows(v), 0, 32, 32, 0, per_panel, total,
+                             false);
+              mk.pack_across(wat.at(e, j) + at, block_rows(z), 0, 32, 32, 0, per_panel, total,
+                             true);
+            }
+          }
+      });
   if (dweight)
     for (int64_t p = 0; p < plan.tokens * plan.top_k; ++p) {
       float sum = 0;
@@ -92,19 +104,22 @@ void moe_ffn_bwd(Ctx& ctx, Tensor dx, Tensor dweight, ExpertWeights* dw, Tensor 
   if (dx) {
     dyp = {};
     Tensor rows = temporary({plan.tokens * plan.top_k, hidden});
-    for_units(plan.units(hidden, group_of(panels_of(hidden), 2 * i_bytes, plan.active), all), [&](const MoeUnit& u) {
-      int64_t e = u.expert, n = plan.count(e), base = plan.first(e);
-      const char* p1 = pack_group(mk, 0, rows_of(w.gate[e]), true, hidden, inter, u.first, u.count, true);
-      const char* p3 = pack_group(mk, 1, rows_of(w.up[e]), true, hidden, inter, u.first, u.count, true);
-      alignas(64) float c[1024];
-      for (int64_t t = 0; t < panels_of(n); ++t)
-        for (int64_t i = 0; i < u.count; ++i) {
-          mk.block(c, dgp.at(plan.panel[e] + t), p1 + i * i_bytes, dgp.steps, false);
-          mk.block(c, dup.at(plan.panel[e] + t), p3 + i * i_bytes, dup.steps, true);
-          mk.store(rows.row(base + t * 32) + (u.first + i) * 32, rows.ld, c, line_width(t, n),
-                   line_width(u.first + i, hidden), false);
-        }
-    });
+    for_units(plan.units(hidden, group_of(panels_of(hidden), 2 * i_bytes, plan.active), all),
+              [&](const MoeUnit& u) {
+                int64_t e = u.expert, n = plan.count(e), base = plan.first(e);
+                const char* p1 = pack_group(mk, 0, rows_of(w.gate[e]), true, hidden, inter, u.first,
+                                            u.count, true);
+                const char* p3 = pack_group(mk, 1, rows_of(w.up[e]), true, hidden, inter, u.first,
+                                            u.count, true);
+                alignas(64) float c[1024];
+                for (int64_t t = 0; t < panels_of(n); ++t)
+                  for (int64_t i = 0; i < u.count; ++i) {
+                    mk.block(c, dgp.at(plan.panel[e] + t), p1 + i * i_bytes, dgp.steps, false);
+                    mk.block(c, dup.at(plan.panel[e] + t), p3 + i * i_bytes, dup.steps, true);
+                    mk.store(rows.row(base + t * 32) + (u.first + i) * 32, rows.ld, c,
+                             line_width(t, n), line_width(u.first + i, hidden), false);
+                  }
+              });
     moe_combine(mk, plan, dx, rows, {}, true);
   }
 
@@ -121,16 +136,19 @@ void moe_ffn_bwd(Ctx& ctx, Tensor dx, Tensor dweight, ExpertWeights* dw, Tensor 
       int64_t lines = line_width(h, hidden);
       if (dw->gate[e] || dw->up[e])
         mk.pack_across(xt.at(e, h) + at, sx, h * 32, lines, n, 0, per_panel, total, true);
-      if (dw->down[e]) mk.pack_across(dyt.at(e, h) + at, sdy, h * 32, lines, n, 0, per_panel, total, false);
+      if (dw->down[e])
+        mk.pack_across(dyt.at(e, h) + at, sdy, h * 32, lines, n, 0, per_panel, total, false);
     }
   });
-  auto product = [&](const MoeUnit& u, const Tensor& out, const Transposed& a, const Transposed& b) {
+  auto product = [&](const MoeUnit& u, const Tensor& out, const Transposed& a,
+                     const Transposed& b) {
     if (!out) return;
     alignas(64) float c[1024];
     for (int64_t q = 0; q < b.line_panels; ++q)
       for (int64_t p = u.first; p < u.first + u.count; ++p) {
         mk.block(c, a.at(u.expert, p), b.at(u.expert, q), a.steps(u.expert), false);
-        mk.store(out.row(p * 32) + q * 32, out.ld, c, line_width(p, out.dim(0)), line_width(q, out.cols()), true);
+        mk.store(out.row(p * 32) + q * 32, out.ld, c, line_width(p, out.dim(0)),
+                 line_width(q, out.cols()), true);
       }
   };
   for_units(plan.units(inter, 4, trains), [&](const MoeUnit& u) {

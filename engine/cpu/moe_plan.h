@@ -1,5 +1,6 @@
 #pragma once
-// How moe_ffn forward and backward cut their work: token panels of 32 that never cross experts, units of (expert, weight panels).
+// How moe_ffn forward and backward cut their work: token panels of 32 that never cross experts,
+// units of (expert, weight panels).
 
 #include <algorithm>
 
@@ -14,23 +15,31 @@ struct MoeUnit {
 
 struct MoePlan {
   int64_t tokens, hidden, inter, experts, top_k, active = 0;
-  std::vector<int64_t> panel;   // [E+1] token panels before expert e
-  std::vector<int32_t> token;   // [T*K] sorted position -> token
+  std::vector<int64_t> panel;  // [E+1] token panels before expert e
+  std::vector<int32_t> token;  // [T*K] sorted position -> token
   const MoeIndex* index;
 
   MoePlan(const Tensor& x, const MoeIndex& ix, const ExpertWeights& w)
-      : tokens(x.rows()), hidden(x.cols()), inter(w.gate.empty() ? 0 : w.gate[0].dim(0)),
-        experts(static_cast<int64_t>(ix.offset.size()) - 1), top_k(ix.top_k), panel(ix.offset.size()),
-        token(ix.pair.size()), index(&ix) {
+      : tokens(x.rows()),
+        hidden(x.cols()),
+        inter(w.gate.empty() ? 0 : w.gate[0].dim(0)),
+        experts(static_cast<int64_t>(ix.offset.size()) - 1),
+        top_k(ix.top_k),
+        panel(ix.offset.size()),
+        token(ix.pair.size()),
+        index(&ix) {
     check(static_cast<int64_t>(w.gate.size()) == experts && w.up.size() == w.gate.size() &&
-              w.down.size() == w.gate.size() && static_cast<int64_t>(ix.pair.size()) == tokens * top_k,
-          "moe_ffn: {} experts and {} pairs in the index, {} in the table, {} tokens of top {}", experts,
-          ix.pair.size(), w.gate.size(), tokens, top_k);
+              w.down.size() == w.gate.size() &&
+              static_cast<int64_t>(ix.pair.size()) == tokens * top_k,
+          "moe_ffn: {} experts and {} pairs in the index, {} in the table, {} tokens of top {}",
+          experts, ix.pair.size(), w.gate.size(), tokens, top_k);
     for (int64_t e = 0; e < experts; ++e) {
-      check(w.gate[e].dim(0) == inter && w.gate[e].cols() == hidden && w.up[e].shape == w.gate[e].shape &&
-                w.down[e].dim(0) == hidden && w.down[e].cols() == inter,
-            "moe_ffn: expert {}: gate {}, up {}, down {} for hidden size {}", e, to_string(w.gate[e].shape),
-            to_string(w.up[e].shape), to_string(w.down[e].shape), hidden);
+      check(w.gate[e].dim(0) == inter && w.gate[e].cols() == hidden &&
+                w.up[e].shape == w.gate[e].shape && w.down[e].dim(0) == hidden &&
+                w.down[e].cols() == inter,
+            "moe_ffn: expert {}: gate {}, up {}, down {} for hidden size {}", e,
+            to_string(w.gate[e].shape), to_string(w.up[e].shape), to_string(w.down[e].shape),
+            hidden);
       panel[e + 1] = panel[e] + panels_of(count(e));
       active += count(e) > 0;
     }
@@ -40,11 +49,13 @@ struct MoePlan {
   int64_t count(int64_t e) const { return index->offset[e + 1] - index->offset[e]; }
   int64_t panels() const { return panel.back(); }
 
-  // Calls fn(expert, token panel, its first sorted position, its tokens) for every token panel, in parallel.
+  // Calls fn(expert, token panel, its first sorted position, its tokens) for every token panel, in
+  // parallel.
   template <class F>
   void for_panels(F&& fn) const {
     std::vector<int32_t> owner(panels());
-    for (int64_t e = 0; e < experts; ++e) std::fill(&owner[0] + panel[e], &owner[0] + panel[e + 1], e);
+    for (int64_t e = 0; e < experts; ++e)
+      std::fill(&owner[0] + panel[e], &owner[0] + panel[e + 1], e);
     parallel_for(panels(), 1, [&](int64_t lo, int64_t hi) {
       for (int64_t t = lo; t < hi; ++t) {
         int64_t e = owner[t], done = (t - panel[e]) * 32;
@@ -53,18 +64,22 @@ struct MoePlan {
     });
   }
 
-  // Units of at most `group` of the `lines` weight lines of every active expert that `want` accepts.
+  // Units of at most `group` of the `lines` weight lines of every active expert that `want`
+  // accepts.
   template <class F>
   std::vector<MoeUnit> units(int64_t lines, int64_t group, F&& want) const {
     std::vector<MoeUnit> out;
     for (int32_t e = 0; e < experts; ++e)
       for (int64_t p = 0; count(e) > 0 && want(e) && p < panels_of(lines); p += group)
-        out.push_back({e, static_cast<int32_t>(p), static_cast<int32_t>(std::min(group, panels_of(lines) - p))});
+        out.push_back({e, static_cast<int32_t>(p),
+                       static_cast<int32_t>(std::min(group, panels_of(lines) - p))});
     return out;
   }
 };
 
-inline int64_t line_width(int64_t panel, int64_t lines) { return std::min<int64_t>(32, lines - panel * 32); }
+inline int64_t line_width(int64_t panel, int64_t lines) {
+  return std::min<int64_t>(32, lines - panel * 32);
+}
 
 template <class F>
 void for_units(const std::vector<MoeUnit>& units, F&& fn) {
@@ -74,14 +89,14 @@ void for_units(const std::vector<MoeUnit>& units, F&& fn) {
 }
 
 // y[t] (+)= sum over k, in this order, of weight[t,k] * rows[where[t,k]] (weight may be empty: 1).
-inline void moe_combine(const MicroKernels& mk, const MoePlan& plan, const Tensor& y, const Tensor& rows,
-                        const Tensor& weight, bool add) {
+inline void moe_combine(const MicroKernels& mk, const MoePlan& plan, const Tensor& y,
+                        const Tensor& rows, const Tensor& weight, bool add) {
   parallel_for(plan.tokens, 8, [&](int64_t lo, int64_t hi) {
     for (int64_t t = lo; t < hi; ++t) {
       if (!add) std::fill_n(y.row(t), plan.hidden, 0.0f);
       for (int64_t k = 0; k < plan.top_k; ++k)
-        mk.axpy(y.row(t), rows.row(plan.index->where[t * plan.top_k + k]), weight ? weight.row(t)[k] : 1.0f,
-                plan.hidden);
+        mk.axpy(y.row(t), rows.row(plan.index->where[t * plan.top_k + k]),
+                weight ? weight.row(t)[k] : 1.0f, plan.hidden);
     }
   });
 }

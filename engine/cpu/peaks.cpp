@@ -1,4 +1,5 @@
-// Peaks by the micro-kernels themselves: a 32 KB panel against itself stays in L1; the decode path's dot product for reading.
+// Peaks by the micro-kernels themselves: a 32 KB panel against itself stays in L1; the decode
+// path's dot product for reading.
 
 #include "engine/cpu/peaks.h"
 
@@ -16,7 +17,8 @@ double best_seconds(int times, const auto& fn) {
   for (int i = 0; i < times; ++i) {
     auto start = std::chrono::steady_clock::now();
     fn();
-    best = std::min(best, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+    best = std::min(
+        best, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
   }
   return best;
 }
@@ -33,7 +35,8 @@ double gemm_peak(const MicroKernels& mk) {
   double t = best_seconds(5, [&] {
     parallel_for(threads, 1, [&](int64_t lo, int64_t hi) {
       alignas(64) float c[1024];
-      for (int64_t i = lo * kCalls; i < hi * kCalls; ++i) mk.block(c, p.at(0), p.at(0), kSteps, false);
+      for (int64_t i = lo * kCalls; i < hi * kCalls; ++i)
+        mk.block(c, p.at(0), p.at(0), kSteps, false);
     });
   });
   return 2e-9 * 32 * 32 * static_cast<double>(kSteps * mk.step * kCalls * threads) / t;
@@ -49,7 +52,8 @@ Peaks measure_peaks() {
   double t = best_seconds(3, [&] {
     parallel_for(kRows / 4, 64, [&](int64_t lo, int64_t hi) {
       float out[4];
-      for (int64_t r = lo; r < hi; ++r) f32.dot(out, 4, rows_of(memory), r * 4, 4, x.f32(), kCols, 1, kCols);
+      for (int64_t r = lo; r < hi; ++r)
+        f32.dot(out, 4, rows_of(memory), r * 4, 4, x.f32(), kCols, 1, kCols);
     });
   });
   peaks.read_gbps = 1e-9 * static_cast<double>(memory.nbytes()) / t;

@@ -1,10 +1,12 @@
 #pragma once
-// What this machine can do, measured in about a second: the yardsticks that the benchmark prints percentages of.
+// What this machine can do, measured in about a second: the yardsticks that the benchmark prints
+// percentages of.
 
 namespace sutor::cpu {
 
 struct Peaks {
-  double bf16_gflops, f32_gflops;  // micro-kernels on random data in L1, all threads (constant data would clock higher)
+  double bf16_gflops, f32_gflops;  // micro-kernels on random data in L1, all threads (constant data
+                                   // would clock higher)
   double read_gbps;                // reading memory far larger than the caches, all threads
 };
 Peaks measure_peaks();

@@ -1,5 +1,6 @@
-// Cross entropy of the next token, the output head included: logits exist one chunk of rows at a time, and their gradient is
-// formed in the forward pass (chunked "fused linear cross entropy"). Only trained tokens are computed. Kernel: engine/cpu/loss.cpp.
+// Cross entropy of the next token, the output head included: logits exist one chunk of rows at a
+// time, and their gradient is formed in the forward pass (chunked "fused linear cross entropy").
+// Only trained tokens are computed. Kernel: engine/cpu/loss.cpp.
 #include <algorithm>
 
 #include "engine/ops.h"
@@ -29,7 +30,8 @@ Var lm_loss(const Var& x, const Param& head, const Tensor& targets, float scale,
   double sum = 0;
   for (int64_t lo = 0; lo < n; lo += chunk) {
     int64_t hi = std::min(n, lo + chunk);
-    Tensor xs = empty({hi - lo, H}), logits = empty({hi - lo, V}), loss = empty({hi - lo}), labels = empty({hi - lo}, DType::I32);
+    Tensor xs = empty({hi - lo, H}), logits = empty({hi - lo, V}), loss = empty({hi - lo}),
+           labels = empty({hi - lo}, DType::I32);
     ctx.k->gather_fwd(ctx, xs, x.value, idx.slice(lo, hi));
     for (int64_t i = lo; i < hi; ++i) labels.i32()[i - lo] = targets.i32()[rows[i]];
     ctx.k->linear_fwd(ctx, logits, xs, w.value, {});
@@ -38,12 +40,16 @@ Var lm_loss(const Var& x, const Param& head, const Tensor& targets, float scale,
       sum += loss.f32()[i - lo];
       if (nll) nll.f32()[rows[i]] = loss.f32()[i - lo];
     }
-    if (want) ctx.k->linear_bwd(ctx, dx ? dx.slice(lo, hi) : Tensor{}, w.grad(), {}, logits, xs, w.value);
+    if (want)
+      ctx.k->linear_bwd(ctx, dx ? dx.slice(lo, hi) : Tensor{}, w.grad(), {}, logits, xs, w.value);
   }
   Tensor y = empty({1});
   y.f32()[0] = static_cast<float>(sum * scale);
-  // The head's own gradient is already in place with weight 1: a loss is seeded with 1 and nothing else.
-  return tape.record(y, {x.grad}, [&ctx, idx, dx, gx = x.grad](const Tensor&) { ctx.k->gather_bwd(ctx, gx(), dx, idx); });
+  // The head's own gradient is already in place with weight 1: a loss is seeded with 1 and nothing
+  // else.
+  return tape.record(y, {x.grad}, [&ctx, idx, dx, gx = x.grad](const Tensor&) {
+    ctx.k->gather_bwd(ctx, gx(), dx, idx);
+  });
 }
 
 }  // namespace sutor

@@ -1,6 +1,6 @@
-// The routed experts of a layer: y = sum_k weight_k W2(silu(W1 x) * W3 x). Keeps the pre-activations gate, up
-// [T*K,I], and x where an expert trains.
-// Kernels: engine/cpu/moe_ffn.cpp, engine/cpu/moe_ffn_bwd.cpp. Experts with LoRA go one by one through plain ops.
+// The routed experts of a layer: y = sum_k weight_k W2(silu(W1 x) * W3 x). Keeps the
+// pre-activations gate, up [T*K,I], and x where an expert trains. Kernels: engine/cpu/moe_ffn.cpp,
+// engine/cpu/moe_ffn_bwd.cpp. Experts with LoRA go one by one through plain ops.
 #include "engine/ops.h"
 
 namespace sutor {
@@ -39,9 +39,9 @@ bool ExpertBank::any_lora() const {
 
 namespace {
 
-
 // Expert by expert, each row's result weighted, then summed per token in the order of k.
-Var moe_ffn_plain(const Var& x, const Routing& routing, const ExpertBank& bank, const MoeIndex& index) {
+Var moe_ffn_plain(const Var& x, const Routing& routing, const ExpertBank& bank,
+                  const MoeIndex& index) {
   Tape& tape = *x.tape;
   Ctx& ctx = tape.ctx;
   int64_t T = x.value.rows(), H = x.value.cols(), K = index.top_k;
@@ -66,7 +66,8 @@ Var moe_ffn_plain(const Var& x, const Routing& routing, const ExpertBank& bank, 
   }
   Var anchor = tape.recording() && tape.saw_trainable() ? tape.leaf(Tensor{}) : Var{};
   return tape.record(y, {anchor.grad, x.grad, routing.weight.grad},
-                     [&ctx, sorted, parts, index, K, H, T, weight = routing.weight.value, dw = routing.weight.grad](const Tensor& dy) {
+                     [&ctx, sorted, parts, index, K, H, T, weight = routing.weight.value,
+                      dw = routing.weight.grad](const Tensor& dy) {
                        Tensor dweight = dw();
                        Tensor d = empty({T * K, H});
                        for (int64_t p = 0; p < T * K; ++p) {
@@ -81,7 +82,9 @@ Var moe_ffn_plain(const Var& x, const Routing& routing, const ExpertBank& bank, 
                          if (dweight) dweight.f32()[p] += static_cast<float>(dot);
                        }
                        for (const auto& [part, lo] : parts)
-                         if (part.grad) ctx.k->accumulate(ctx, part.grad(), d.slice(lo, lo + part.value.rows()), 1.0f);
+                         if (part.grad)
+                           ctx.k->accumulate(ctx, part.grad(), d.slice(lo, lo + part.value.rows()),
+                                             1.0f);
                      });
 }
 
@@ -90,7 +93,8 @@ Var moe_ffn_plain(const Var& x, const Routing& routing, const ExpertBank& bank, 
 Var moe_ffn(const Var& x, const Routing& routing, const ExpertBank& bank) {
   Tape& tape = *x.tape;
   Ctx& ctx = tape.ctx;
-  auto index = std::make_shared<MoeIndex>(sort_by_expert(routing.expert, static_cast<int>(bank.gate.size())));
+  auto index = std::make_shared<MoeIndex>(
+      sort_by_expert(routing.expert, static_cast<int>(bank.gate.size())));
   if (bank.any_lora()) return moe_ffn_plain(x, routing, bank, *index);
   int64_t T = x.value.rows(), I = bank.gate[0]->value.dim(0), pairs = T * index->top_k;
   bool trains = bank.any_trainable();
@@ -102,10 +106,11 @@ Var moe_ffn(const Var& x, const Routing& routing, const ExpertBank& bank) {
   if (!keep) return tape.constant(y);
   Var anchor = trains ? tape.leaf(Tensor{}) : Var{};
   return tape.record(y, {anchor.grad, x.grad, routing.weight.grad},
-                     [&ctx, x = trains ? x.value : Tensor{}, weight = routing.weight.value, gate, up, index, &bank, dx = x.grad,
-                      dw = routing.weight.grad](const Tensor& dy) {
+                     [&ctx, x = trains ? x.value : Tensor{}, weight = routing.weight.value, gate,
+                      up, index, &bank, dx = x.grad, dw = routing.weight.grad](const Tensor& dy) {
                        ExpertWeights grads = bank.grads();
-                       ctx.k->moe_ffn_bwd(ctx, dx(), dw(), &grads, dy, x, weight, gate, up, *index, bank.values());
+                       ctx.k->moe_ffn_bwd(ctx, dx(), dw(), &grads, dy, x, weight, gate, up, *index,
+                                          bank.values());
                      });
 }
 

@@ -1,4 +1,5 @@
-// Scores of a router, the chosen experts and their weights; DeepSeek's sequence-wise balance loss. Kernel: engine/cpu/moe_route.cpp.
+// Scores of a router, the chosen experts and their weights; DeepSeek's sequence-wise balance loss.
+// Kernel: engine/cpu/moe_route.cpp.
 #include <cstring>
 
 #include "engine/ops.h"
@@ -9,10 +10,11 @@ Routing moe_route(const Var& logits, const Tensor& bias, const RouteOptions& opt
   Tape& tape = *logits.tape;
   Ctx& ctx = tape.ctx;
   int64_t T = logits.value.rows(), E = logits.value.cols();
-  Tensor probs = empty({T, E}), weight = empty({T, opt.top_k}), expert = empty({T, opt.top_k}, DType::I32);
+  Tensor probs = empty({T, E}), weight = empty({T, opt.top_k}),
+         expert = empty({T, opt.top_k}, DType::I32);
   ctx.k->moe_route_fwd(ctx, probs, weight, expert, logits.value, bias, opt);
-  // Two outputs, one derivative: the probabilities' gradient is put aside and joined to the weights' in the weights' closure,
-  // which runs after every use of both (it is recorded first).
+  // Two outputs, one derivative: the probabilities' gradient is put aside and joined to the
+  // weights' in the weights' closure, which runs after every use of both (it is recorded first).
   auto aside = std::make_shared<Tensor>();
   auto join = [&ctx, opt, probs, weight, expert, dl = logits.grad, aside](const Tensor& dweight) {
     ctx.k->moe_route_bwd(ctx, dl(), dweight, *aside, probs, weight, expert, opt);
@@ -35,7 +37,8 @@ Var moe_balance_loss(const Routing& r, const std::vector<int32_t>& rows) {
     int64_t n = rows[b + 1] - rows[b];
     std::vector<double> mean(E, 0.0);
     for (int64_t t = rows[b]; t < rows[b + 1]; ++t) {
-      for (int64_t k = 0; k < K; ++k) f.row(b)[r.expert.i32()[t * K + k]] += static_cast<float>(E) / static_cast<float>(n * K);
+      for (int64_t k = 0; k < K; ++k)
+        f.row(b)[r.expert.i32()[t * K + k]] += static_cast<float>(E) / static_cast<float>(n * K);
       for (int64_t e = 0; e < E; ++e) mean[e] += r.probs.value.row(t)[e];
     }
     for (int64_t e = 0; e < E; ++e) loss += f.row(b)[e] * mean[e] / static_cast<double>(n * B);

@@ -6,7 +6,8 @@
 namespace sutor {
 
 Var add(const Var& a, const Var& b) {
-  check(a.value.shape == b.value.shape, "add {} and {}", to_string(a.value.shape), to_string(b.value.shape));
+  check(a.value.shape == b.value.shape, "add {} and {}", to_string(a.value.shape),
+        to_string(b.value.shape));
   Ctx& ctx = a.tape->ctx;
   Tensor y = empty(a.value.shape);
   ctx.k->add_fwd(ctx, y, a.value, b.value);
@@ -21,16 +22,18 @@ Var scaled(const Var& x, float factor) {
   Ctx& ctx = x.tape->ctx;
   Tensor y = zeros(x.value.shape);
   ctx.k->accumulate(ctx, y, x.value, factor);
-  return x.tape->record(y, {x.grad}, [&ctx, factor, dx = x.grad](const Tensor& dy) { ctx.k->accumulate(ctx, dx(), dy, factor); });
+  return x.tape->record(y, {x.grad}, [&ctx, factor, dx = x.grad](const Tensor& dy) {
+    ctx.k->accumulate(ctx, dx(), dy, factor);
+  });
 }
 
 Var swiglu(const Var& gate, const Var& up) {
   Ctx& ctx = gate.tape->ctx;
   Tensor y = empty(gate.value.shape);
   ctx.k->swiglu_fwd(ctx, y, gate.value, up.value);
-  return gate.tape->record(y, {gate.grad, up.grad}, [&ctx, g = gate.value, u = up.value, dg = gate.grad, du = up.grad](const Tensor& dy) {
-    ctx.k->swiglu_bwd(ctx, dg(), du(), dy, g, u);
-  });
+  return gate.tape->record(y, {gate.grad, up.grad},
+                           [&ctx, g = gate.value, u = up.value, dg = gate.grad, du = up.grad](
+                               const Tensor& dy) { ctx.k->swiglu_bwd(ctx, dg(), du(), dy, g, u); });
 }
 
 Var embed(Tape& tape, const Tensor& ids, const Param& w) {
@@ -38,14 +41,18 @@ Var embed(Tape& tape, const Tensor& ids, const Param& w) {
   Var wv = tape.param(w);
   Tensor y = empty({ids.numel(), w.value.dim(1)});
   ctx.k->embed_fwd(ctx, y, ids, wv.value);
-  return tape.record(y, {wv.grad}, [&ctx, ids, dw = wv.grad](const Tensor& dy) { ctx.k->embed_bwd(ctx, dw(), dy, ids); });
+  return tape.record(y, {wv.grad}, [&ctx, ids, dw = wv.grad](const Tensor& dy) {
+    ctx.k->embed_bwd(ctx, dw(), dy, ids);
+  });
 }
 
 Var gather(const Var& x, const Tensor& idx) {
   Ctx& ctx = x.tape->ctx;
   Tensor y = empty({idx.numel(), x.value.cols()});
   ctx.k->gather_fwd(ctx, y, x.value, idx);
-  return x.tape->record(y, {x.grad}, [&ctx, idx, dx = x.grad](const Tensor& dy) { ctx.k->gather_bwd(ctx, dx(), dy, idx); });
+  return x.tape->record(y, {x.grad}, [&ctx, idx, dx = x.grad](const Tensor& dy) {
+    ctx.k->gather_bwd(ctx, dx(), dy, idx);
+  });
 }
 
 Var columns(const Var& x, int64_t lo, int64_t hi) {

@@ -1,8 +1,9 @@
 #pragma once
-// attention, causal inside a document: o = softmax(scale q k^T) v over keys start[pos]..pos, lse = log sum exp(scale q k^T).
-// q[Tq,N,D], k[Tk,G,D], v[Tk,G,Dv]; query i has position Tk - Tq + i, head n reads key head n / (N/G); start[Tk].
-// Backward: P = exp(s - lse); dv += P^T do; dP = do v^T; dS = P (dP - <do, o>) scale; dq += dS k; dk += dS^T q.
-// Kernel: engine/cpu/attention.cpp; test: tests/kernels/attention.cpp.
+// attention, causal inside a document: o = softmax(scale q k^T) v over keys start[pos]..pos, lse =
+// log sum exp(scale q k^T). q[Tq,N,D], k[Tk,G,D], v[Tk,G,Dv]; query i has position Tk - Tq + i,
+// head n reads key head n / (N/G); start[Tk]. Backward: P = exp(s - lse); dv += P^T do; dP = do
+// v^T; dS = P (dP - <do, o>) scale; dq += dS k; dk += dS^T q. Kernel: engine/cpu/attention.cpp;
+// test: tests/kernels/attention.cpp.
 
 #include <algorithm>
 #include <cmath>
@@ -46,8 +47,8 @@ void attention_fwd(T* o, T* lse, const T* q, const T* k, const T* v, const int32
 }
 
 template <class T>
-void attention_bwd(T* dq, T* dk, T* dv, const T* dout, const T* o, const T* lse, const T* q, const T* k,
-                   const T* v, const int32_t* start, const AttentionDims& n, T scale) {
+void attention_bwd(T* dq, T* dk, T* dv, const T* dout, const T* o, const T* lse, const T* q,
+                   const T* k, const T* v, const int32_t* start, const AttentionDims& n, T scale) {
   using std::exp;
   for (int64_t row = 0; row < n.tq * n.heads; ++row) {
     int64_t pos = n.tk - n.tq + row / n.heads, g = row % n.heads / (n.heads / n.kv_heads);

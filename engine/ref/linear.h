@@ -1,7 +1,7 @@
 #pragma once
 // linear: y[T,N] = x[T,K] w[N,K]^T + b[N]; backward dx += dy w, dw += dy^T x, db += sum_t dy.
-// The specification: loops over any scalar type (double, std::complex<double> for complex-step gradients). Null = absent.
-// Kernel: engine/cpu/linear.cpp; test: tests/kernels/linear.cpp.
+// The specification: loops over any scalar type (double, std::complex<double> for complex-step
+// gradients). Null = absent. Kernel: engine/cpu/linear.cpp; test: tests/kernels/linear.cpp.
 
 #include <cstdint>
 

@@ -1,8 +1,9 @@
 #pragma once
-// moe_ffn: y[t] = sum_k weight[t,k] * W2_e a, a = silu(g) * u, g = W1_e x[t], u = W3_e x[t], e = expert[t,k].
-// g and u are returned by pair (t*K + k). Backward: z = W2_e^T dy[t]; dweight = <z, a>; da = weight z; then SwiGLU's
-// derivative, dx += W1^T dg + W3^T du, dW1 += dg x^T, dW3 += du x^T, dW2 += weight dy a^T. Experts whose gradient pointer is
-// null are frozen. Kernels: engine/cpu/moe_ffn.cpp, moe_ffn_bwd.cpp; test: tests/kernels/moe_ffn.cpp.
+// moe_ffn: y[t] = sum_k weight[t,k] * W2_e a, a = silu(g) * u, g = W1_e x[t], u = W3_e x[t], e =
+// expert[t,k]. g and u are returned by pair (t*K + k). Backward: z = W2_e^T dy[t]; dweight = <z,
+// a>; da = weight z; then SwiGLU's derivative, dx += W1^T dg + W3^T du, dW1 += dg x^T, dW3 += du
+// x^T, dW2 += weight dy a^T. Experts whose gradient pointer is null are frozen. Kernels:
+// engine/cpu/moe_ffn.cpp, moe_ffn_bwd.cpp; test: tests/kernels/moe_ffn.cpp.
 
 #include <cmath>
 #include <complex>
@@ -18,7 +19,8 @@ struct Experts {  // [E] pointers to [I,H], [I,H], [H,I]
 
 template <class T>
 void moe_ffn_fwd(T* y, T* gate, T* up, const T* x, const T* weight, const int32_t* expert,
-                 const Experts<T>& w, int64_t tokens, int64_t hidden, int64_t inter, int64_t top_k) {
+                 const Experts<T>& w, int64_t tokens, int64_t hidden, int64_t inter,
+                 int64_t top_k) {
   using std::exp;
   std::vector<T> a(inter);
   for (int64_t t = 0; t < tokens; ++t) {
@@ -46,8 +48,8 @@ void moe_ffn_fwd(T* y, T* gate, T* up, const T* x, const T* weight, const int32_
 
 template <class T>
 void moe_ffn_bwd(T* dx, T* dweight, const Experts<T>* dw, const T* dy, const T* x, const T* weight,
-                 const T* gate, const T* up, const int32_t* expert, const Experts<T>& w, int64_t tokens,
-                 int64_t hidden, int64_t inter, int64_t top_k) {
+                 const T* gate, const T* up, const int32_t* expert, const Experts<T>& w,
+                 int64_t tokens, int64_t hidden, int64_t inter, int64_t top_k) {
   using std::exp;
   for (int64_t p = 0; p < tokens * top_k; ++p) {
     int64_t t = p / top_k;
@@ -56,7 +58,8 @@ void moe_ffn_bwd(T* dx, T* dweight, const Experts<T>* dw, const T* dy, const T* 
     T* dw3 = dw ? dw->up[e] : nullptr;
     T* dw2 = dw ? dw->down[e] : nullptr;
     for (int64_t i = 0; i < inter; ++i) {
-      T g = gate[p * inter + i], u = up[p * inter + i], s = T(1) / (T(1) + exp(-g)), a = g * s * u, z = 0;
+      T g = gate[p * inter + i], u = up[p * inter + i], s = T(1) / (T(1) + exp(-g)), a = g * s * u,
+        z = 0;
       for (int64_t h = 0; h < hidden; ++h) z += w.down[e][h * inter + i] * dy[t * hidden + h];
       if (dweight) dweight[p] += z * a;
       T da = weight[p] * z, du = da * g * s, dg = da * u * s * (T(1) + g * (T(1) - s));

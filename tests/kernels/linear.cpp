@@ -1,5 +1,6 @@
-// linear against engine/ref/linear.h: every instruction set, weight type, remainder, stride; gradients of the reference by complex
-// step; thread counts. The complex-step test failed on a reference whose dx was built from x instead of w.
+// linear against engine/ref/linear.h: every instruction set, weight type, remainder, stride;
+// gradients of the reference by complex step; thread counts. The complex-step test failed on a
+// reference whose dx was built from x instead of w.
 
 #include "engine/ref/linear.h"
 
@@ -11,8 +12,9 @@ using namespace parity;
 TEST_CASE("linear: the reference's gradients are its derivatives") {
   constexpr int64_t T = 3, N = 4, K = 5;
   Random rnd;
-  Doubles x = doubles(rnd.tensor(T, K)), w = doubles(rnd.tensor(N, K)), b = doubles(rnd.tensor(1, N)),
-          dy = doubles(rnd.tensor(T, N)), dx(T * K), dw(N * K), db(N);
+  Doubles x = doubles(rnd.tensor(T, K)), w = doubles(rnd.tensor(N, K)),
+          b = doubles(rnd.tensor(1, N)), dy = doubles(rnd.tensor(T, N)), dx(T * K), dw(N * K),
+          db(N);
   ref::linear_bwd(dx.data(), dw.data(), db.data(), dy.data(), x.data(), w.data(), T, N, K);
   auto check_gradient = [&](int which, const Doubles& gradient) {
     for (size_t i = 0; i < gradient.size(); ++i) {
@@ -37,22 +39,24 @@ TEST_CASE("linear: parity with the reference") {
       CAPTURE(p.k);
       CAPTURE(name_of(dtype));
       Random rnd(7);
-      Tensor x = rnd.tensor(p.tokens, p.k, DType::F32, 1, 3), w = rnd.tensor(p.n, p.k, dtype, 1, 5), b = rnd.tensor(1, p.n),
-             dy = rnd.tensor(p.tokens, p.n, DType::F32, 1, 2);
+      Tensor x = rnd.tensor(p.tokens, p.k, DType::F32, 1, 3), w = rnd.tensor(p.n, p.k, dtype, 1, 5),
+             b = rnd.tensor(1, p.n), dy = rnd.tensor(p.tokens, p.n, DType::F32, 1, 2);
       b = b.view({p.n});
       for_each_isa([&](Ctx& ctx, Compute compute) {
         bool round = compute == Compute::kBF16;
-        Doubles xs = doubles(x, round), ws = doubles(w, round), bs = doubles(b), dys = doubles(dy, round);
+        Doubles xs = doubles(x, round), ws = doubles(w, round), bs = doubles(b),
+                dys = doubles(dy, round);
         Tensor y = rnd.tensor(p.tokens, p.n, DType::F32, 1, 4);
         Doubles want(y.numel());
         cpu::linear_fwd(ctx, y, x, w, b);
         ref::linear_fwd(want.data(), xs.data(), ws.data(), bs.data(), p.tokens, p.n, p.k);
         expect_close(y, want, compute, "y");
-        Tensor dx = rnd.tensor(p.tokens, p.k, DType::F32, 1, 1), dw = rnd.tensor(p.n, p.k, DType::F32, 1, 6),
-               db = rnd.tensor(1, p.n).view({p.n});
+        Tensor dx = rnd.tensor(p.tokens, p.k, DType::F32, 1, 1),
+               dw = rnd.tensor(p.n, p.k, DType::F32, 1, 6), db = rnd.tensor(1, p.n).view({p.n});
         Doubles gx = doubles(dx), gw = doubles(dw), gb = doubles(db), unused = gb;
         cpu::linear_bwd(ctx, dx, dw, db, dy, x, w);
-        ref::linear_bwd<double>(gx.data(), gw.data(), unused.data(), dys.data(), xs.data(), ws.data(), p.tokens, p.n, p.k);
+        ref::linear_bwd<double>(gx.data(), gw.data(), unused.data(), dys.data(), xs.data(),
+                                ws.data(), p.tokens, p.n, p.k);
         for (int64_t t = 0; t < p.tokens; ++t)
           for (int64_t i = 0; i < p.n; ++i) gb[i] += dy.row(t)[i];
         expect_close(dx, gx, compute, "dx");
@@ -67,7 +71,8 @@ TEST_CASE("linear: the number of threads changes no bit") {
   Tensor x = rnd.tensor(150, 200), w = rnd.tensor(300, 200, DType::BF16), dy = rnd.tensor(150, 300);
   for_each_isa([&](Ctx& ctx, Compute) {
     expect_same_for_any_thread_count([&] {
-      Tensor y = empty({150, 300}), y1 = empty({1, 300}), dx = zeros({150, 200}), dw = zeros({300, 200}), db = zeros({300});
+      Tensor y = empty({150, 300}), y1 = empty({1, 300}), dx = zeros({150, 200}),
+             dw = zeros({300, 200}), db = zeros({300});
       cpu::linear_fwd(ctx, y, x, w, {});
       cpu::linear_fwd(ctx, y1, x.slice(0, 1), w, {});
       cpu::linear_bwd(ctx, dx, dw, db, dy, x, w);
@@ -89,7 +94,8 @@ TEST_CASE("parallel_for: every index once, exceptions reach the caller, nested c
       });
       CHECK(seen == std::vector<int>(n, 1));
     }
-    CHECK_THROWS_AS(parallel_for(100, 1, [](int64_t, int64_t hi) { check(hi <= 50, "block {}", hi); }), Error);
+    CHECK_THROWS_AS(
+        parallel_for(100, 1, [](int64_t, int64_t hi) { check(hi <= 50, "block {}", hi); }), Error);
   }
   set_num_threads(before);
 }

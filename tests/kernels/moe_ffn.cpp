@@ -1,6 +1,7 @@
-// moe_ffn against engine/ref/moe_ffn.h: every instruction set, weight type, routing (empty expert, all on one, T = 1, K = 1);
-// gradients of the reference by complex step; frozen experts and unwanted outputs; thread counts.
-// The complex-step test failed with silu' = s (1 - g (1 - s)) before it passed.
+// moe_ffn against engine/ref/moe_ffn.h: every instruction set, weight type, routing (empty expert,
+// all on one, T = 1, K = 1); gradients of the reference by complex step; frozen experts and
+// unwanted outputs; thread counts. The complex-step test failed with silu' = s (1 - g (1 - s))
+// before it passed.
 
 #include "engine/ref/moe_ffn.h"
 
@@ -32,14 +33,16 @@ struct Layer {
       for (int64_t k = 0; k < p.top_k; ++k) {
         int64_t e = (t * 7 + t / 3 + k) % p.experts;
         if (p.routing == problems::Routing::kOneExpert) e = 1 + k;
-        if (p.routing == problems::Routing::kSkewed) e = k == 0 ? 1 : 2 + (t / 5 + k) % (p.experts - 2);  // 0 is empty
+        if (p.routing == problems::Routing::kSkewed)
+          e = k == 0 ? 1 : 2 + (t / 5 + k) % (p.experts - 2);  // 0 is empty
         expert.i32()[t * p.top_k + k] = static_cast<int32_t>(e);
       }
     index = sort_by_expert(expert, static_cast<int>(p.experts));
   }
   Tensor by_pair(const Tensor& sorted) const {
     Tensor out = empty({sorted.rows(), sorted.cols()});
-    for (int64_t i = 0; i < sorted.rows(); ++i) std::copy_n(sorted.row(index.where[i]), sorted.cols(), out.row(i));
+    for (int64_t i = 0; i < sorted.rows(); ++i)
+      std::copy_n(sorted.row(index.where[i]), sorted.cols(), out.row(i));
     return out;
   }
 };
@@ -67,7 +70,9 @@ ExpertWeights gradients(const ExpertWeights& w, int frozen_every, Random& rnd) {
   ExpertWeights d;
   for (size_t e = 0; e < w.gate.size(); ++e) {
     bool frozen = frozen_every > 0 && e % frozen_every == 0;
-    auto like = [&](const Tensor& t) { return frozen ? Tensor() : rnd.tensor(t.rows(), t.cols(), DType::F32, 1, 1); };
+    auto like = [&](const Tensor& t) {
+      return frozen ? Tensor() : rnd.tensor(t.rows(), t.cols(), DType::F32, 1, 1);
+    };
     d.gate.push_back(like(w.gate[e]));
     d.up.push_back(like(w.up[e]));
     d.down.push_back(like(w.down[e]));
@@ -80,20 +85,22 @@ ExpertWeights gradients(const ExpertWeights& w, int frozen_every, Random& rnd) {
 TEST_CASE("moe_ffn: the reference's gradients are its derivatives") {
   Layer l({3, 4, 3, 3, 2, problems::Routing::kRandom}, DType::F32);
   auto p = l.p;
-  Doubles x = doubles(l.x), dy = doubles(l.dy), weight = doubles(l.weight), y(x.size()), g(p.tokens * p.top_k * p.inter), u = g,
-          dx(x.size()), dweight(weight.size());
+  Doubles x = doubles(l.x), dy = doubles(l.dy), weight = doubles(l.weight), y(x.size()),
+          g(p.tokens * p.top_k * p.inter), u = g, dx(x.size()), dweight(weight.size());
   RefExperts<double> w(l.w, false), dw(l.w, false);
   for (auto& v : dw.keep) std::fill(v.begin(), v.end(), 0);
-  ref::moe_ffn_fwd(y.data(), g.data(), u.data(), x.data(), weight.data(), l.expert.i32(), w.table, p.tokens, p.hidden, p.inter,
+  ref::moe_ffn_fwd(y.data(), g.data(), u.data(), x.data(), weight.data(), l.expert.i32(), w.table,
+                   p.tokens, p.hidden, p.inter, p.top_k);
+  ref::moe_ffn_bwd(dx.data(), dweight.data(), &dw.table, dy.data(), x.data(), weight.data(),
+                   g.data(), u.data(), l.expert.i32(), w.table, p.tokens, p.hidden, p.inter,
                    p.top_k);
-  ref::moe_ffn_bwd(dx.data(), dweight.data(), &dw.table, dy.data(), x.data(), weight.data(), g.data(), u.data(), l.expert.i32(),
-                   w.table, p.tokens, p.hidden, p.inter, p.top_k);
   auto derivative = [&](int which, size_t tensor, size_t i) {
     Complexes cx = complexes(x), cweight = complexes(weight), cy(x.size());
     RefExperts<std::complex<double>> cw(l.w, false);
     (which == 0 ? cx : which == 1 ? cweight : cw.keep[tensor])[i] += std::complex<double>(0, 1e-20);
-    ref::moe_ffn_fwd<std::complex<double>>(cy.data(), nullptr, nullptr, cx.data(), cweight.data(), l.expert.i32(), cw.table,
-                                           p.tokens, p.hidden, p.inter, p.top_k);
+    ref::moe_ffn_fwd<std::complex<double>>(cy.data(), nullptr, nullptr, cx.data(), cweight.data(),
+                                           l.expert.i32(), cw.table, p.tokens, p.hidden, p.inter,
+                                           p.top_k);
     double d = 0;
     for (size_t j = 0; j < cy.size(); ++j) d += dy[j] * cy[j].imag() / 1e-20;
     return d;
@@ -120,9 +127,10 @@ TEST_CASE("moe_ffn: parity with the reference") {
         Doubles x = doubles(l.x, round), dy = doubles(l.dy, round), weight = doubles(l.weight);
         RefExperts<double> w(l.w, round);
         Doubles wy(l.x.numel()), wg(pairs * p.inter), wu = wg;
-        ref::moe_ffn_fwd(wy.data(), wg.data(), wu.data(), x.data(), weight.data(), l.expert.i32(), w.table, p.tokens, p.hidden,
-                         p.inter, p.top_k);
-        Tensor y = empty({p.tokens, p.hidden}), g = empty({pairs, p.inter}), u = empty({pairs, p.inter}), y2 = empty_like(y);
+        ref::moe_ffn_fwd(wy.data(), wg.data(), wu.data(), x.data(), weight.data(), l.expert.i32(),
+                         w.table, p.tokens, p.hidden, p.inter, p.top_k);
+        Tensor y = empty({p.tokens, p.hidden}), g = empty({pairs, p.inter}),
+               u = empty({pairs, p.inter}), y2 = empty_like(y);
         cpu::moe_ffn_fwd(ctx, y, g, u, l.x, l.weight, l.index, l.w);
         cpu::moe_ffn_fwd(ctx, y2, {}, {}, l.x, l.weight, l.index, l.w);
         expect_close(y, wy, compute, "y");
@@ -132,11 +140,13 @@ TEST_CASE("moe_ffn: parity with the reference") {
 
         ExpertWeights dw = gradients(l.w, 2, rnd);
         RefExperts<double> wdw(dw, false);
-        Tensor dx = rnd.tensor(p.tokens, p.hidden, DType::F32, 1, 2), dweight = rnd.tensor(p.tokens, p.top_k);
+        Tensor dx = rnd.tensor(p.tokens, p.hidden, DType::F32, 1, 2),
+               dweight = rnd.tensor(p.tokens, p.top_k);
         Doubles wdx = doubles(dx), wdweight = doubles(dweight);
         Doubles gs = doubles(l.by_pair(g)), us = doubles(l.by_pair(u));
-        ref::moe_ffn_bwd(wdx.data(), wdweight.data(), &wdw.table, dy.data(), x.data(), weight.data(), gs.data(), us.data(),
-                         l.expert.i32(), w.table, p.tokens, p.hidden, p.inter, p.top_k);
+        ref::moe_ffn_bwd(wdx.data(), wdweight.data(), &wdw.table, dy.data(), x.data(),
+                         weight.data(), gs.data(), us.data(), l.expert.i32(), w.table, p.tokens,
+                         p.hidden, p.inter, p.top_k);
         ExpertWeights before = dw;
         for (auto* v : {&before.gate, &before.up, &before.down})
           for (Tensor& t : *v) t = t ? clone(t) : t;
@@ -146,15 +156,19 @@ TEST_CASE("moe_ffn: parity with the reference") {
         for (int64_t e = 0; e < p.experts; ++e) {
           if (!dw.gate[e]) continue;
           size_t n = dw.gate[e].numel();
-          expect_close(dw.gate[e], Doubles(wdw.table.gate[e], wdw.table.gate[e] + n), compute, "dgate");
+          expect_close(dw.gate[e], Doubles(wdw.table.gate[e], wdw.table.gate[e] + n), compute,
+                       "dgate");
           expect_close(dw.up[e], Doubles(wdw.table.up[e], wdw.table.up[e] + n), compute, "dup");
-          expect_close(dw.down[e], Doubles(wdw.table.down[e], wdw.table.down[e] + n), compute, "ddown");
+          expect_close(dw.down[e], Doubles(wdw.table.down[e], wdw.table.down[e] + n), compute,
+                       "ddown");
         }
-        cpu::moe_ffn_bwd(ctx, {}, {}, &before, l.dy, l.x, l.weight, g, u, l.index, l.w);  // no dx: same weight gradients
+        cpu::moe_ffn_bwd(ctx, {}, {}, &before, l.dy, l.x, l.weight, g, u, l.index,
+                         l.w);  // no dx: same weight gradients
         for (int64_t e = 0; e < p.experts; ++e)
           if (dw.gate[e]) CHECK(bits(before.down[e]) == bits(dw.down[e]));
         Tensor dx2 = zeros({p.tokens, p.hidden});
-        cpu::moe_ffn_bwd(ctx, dx2, {}, nullptr, l.dy, l.x, l.weight, g, u, l.index, l.w);  // all frozen
+        cpu::moe_ffn_bwd(ctx, dx2, {}, nullptr, l.dy, l.x, l.weight, g, u, l.index,
+                         l.w);  // all frozen
       });
     }
 }
@@ -164,7 +178,8 @@ TEST_CASE("moe_ffn: the number of threads changes no bit") {
   for_each_isa([&](Ctx& ctx, Compute) {
     expect_same_for_any_thread_count([&] {
       Random rnd(2);
-      Tensor y = empty({200, 160}), g = empty({400, 96}), u = empty({400, 96}), dx = zeros({200, 160}), dweight = zeros({200, 2});
+      Tensor y = empty({200, 160}), g = empty({400, 96}), u = empty({400, 96}),
+             dx = zeros({200, 160}), dweight = zeros({200, 2});
       ExpertWeights dw = gradients(l.w, 0, rnd);
       cpu::moe_ffn_fwd(ctx, y, g, u, l.x, l.weight, l.index, l.w);
       cpu::moe_ffn_bwd(ctx, dx, dweight, &dw, l.dy, l.x, l.weight, g, u, l.index, l.w);

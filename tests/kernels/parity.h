@@ -1,5 +1,6 @@
 #pragma once
-// Parity of the matrix kernels: seeded tensors, the reference's operands in double, distances, loops over instruction sets.
+// Parity of the matrix kernels: seeded tensors, the reference's operands in double, distances,
+// loops over instruction sets.
 
 #include <doctest/doctest.h>
 
@@ -23,7 +24,8 @@ struct Random {
   std::mt19937 engine;
   explicit Random(uint32_t seed = 1) : engine(seed) {}
   // Values in [-1, 1) times scale; rows `pad` elements further apart than needed.
-  Tensor tensor(int64_t rows, int64_t cols, DType dtype = DType::F32, float scale = 1, int64_t pad = 0) {
+  Tensor tensor(int64_t rows, int64_t cols, DType dtype = DType::F32, float scale = 1,
+                int64_t pad = 0) {
     std::uniform_real_distribution<float> u(-scale, scale);
     Tensor t = empty({rows, cols + pad});
     for (int64_t i = 0; i < t.numel(); ++i) t.f32()[i] = u(engine);
@@ -67,7 +69,8 @@ inline double distance(const Doubles& got, const Doubles& want, Compute compute)
   return compute == Compute::kF32 ? std::sqrt(d / std::max(w, 1e-300)) : d / (g + w);
 }
 
-inline void expect_close(const Tensor& got, const Doubles& want, Compute compute, const std::string& what) {
+inline void expect_close(const Tensor& got, const Doubles& want, Compute compute,
+                         const std::string& what) {
   CAPTURE(what);
   CHECK(distance(doubles(got), want, compute) < 1e-5);
 }

@@ -10,7 +10,8 @@ struct alignas(64) TileConfig {
   uint16_t colsb[16] = {64, 64, 64, 64, 64, 64, 64, 64};
   uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
 };
-// Static and read by asm with a memory clobber: GCC 12's _tile_loadconfig loses stores to a local config.
+// Static and read by asm with a memory clobber: GCC 12's _tile_loadconfig loses stores to a local
+// config.
 const TileConfig config;
 
 void block_amx(float* c, const void* a, const void* b, int64_t steps, bool accumulate) {

@@ -16,9 +16,15 @@ struct Vec8 {
     __m256i w = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
     return _mm256_castsi256_ps(_mm256_slli_epi32(w, 16));
   }
-  static V load(const f16* p) { return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
-  static V load_words(const uint32_t* p) { return _mm256_load_ps(reinterpret_cast<const float*>(p)); }
-  static V broadcast(const uint32_t* p) { return _mm256_broadcast_ss(reinterpret_cast<const float*>(p)); }
+  static V load(const f16* p) {
+    return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  }
+  static V load_words(const uint32_t* p) {
+    return _mm256_load_ps(reinterpret_cast<const float*>(p));
+  }
+  static V broadcast(const uint32_t* p) {
+    return _mm256_broadcast_ss(reinterpret_cast<const float*>(p));
+  }
   static V mac(V c, V a, V b) { return _mm256_fmadd_ps(a, b, c); }
   static V fma(V a, V b, V c) { return _mm256_fmadd_ps(a, b, c); }
   static void store(float* p, V v) { _mm256_storeu_ps(p, v); }

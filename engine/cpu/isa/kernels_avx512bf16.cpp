@@ -1,4 +1,5 @@
-// Micro-kernels for AVX512-BF16: vdpbf16ps on pairs along P. Full rate on AMD Zen 4; Intel parts that have it slow also have AMX.
+// Micro-kernels for AVX512-BF16: vdpbf16ps on pairs along P. Full rate on AMD Zen 4; Intel parts
+// that have it slow also have AMX.
 
 #include "engine/cpu/isa/vec16.h"
 

@@ -1,13 +1,14 @@
 #pragma once
-// The micro-kernels on packed panels and their epilogues, as templates over a vector type V (width kW, load, fma, ...) that
-// each file of this folder defines. Unnamed namespace, as in pack.h.
+// The micro-kernels on packed panels and their epilogues, as templates over a vector type V (width
+// kW, load, fma, ...) that each file of this folder defines. Unnamed namespace, as in pack.h.
 
 #include "engine/cpu/isa/pack.h"
 
 namespace sutor::cpu {
 namespace {
 
-// c += A B, R rows by C vectors at a time in registers. Op: Acc, load(b), broadcast(a), mac(acc, a, b), from/to float*.
+// c += A B, R rows by C vectors at a time in registers. Op: Acc, load(b), broadcast(a), mac(acc, a,
+// b), from/to float*.
 template <class Op, int R, int C>
 void block_fma(float* c, const void* a, const void* b, int64_t steps, bool accumulate) {
   constexpr int kW = Op::kW, kPerHalf = 16 / kW;
@@ -46,7 +47,8 @@ void block_fma(float* c, const void* a, const void* b, int64_t steps, bool accum
   }
 }
 
-inline void store_t(float* y, int64_t ld, const float* c, int64_t rows, int64_t cols, const float* bias) {
+inline void store_t(float* y, int64_t ld, const float* c, int64_t rows, int64_t cols,
+                    const float* bias) {
   alignas(64) uint32_t in[256], out[256];
   for (int64_t i = 0; i < rows; i += 16)
     for (int64_t j = 0; j < cols; j += 16) {
@@ -90,8 +92,8 @@ inline typename V::V load_weights(const S* p) {
 }
 
 template <class V, bool kRound, class S, int M>
-inline void dot_rows(float* out, int64_t ld_out, const S* const* w, int64_t n_rows, const float* x, int64_t ldx,
-                     int64_t k) {
+inline void dot_rows(float* out, int64_t ld_out, const S* const* w, int64_t n_rows, const float* x,
+                     int64_t ldx, int64_t k) {
   typename V::V acc[4][M];
 #pragma GCC unroll 4
   for (int r = 0; r < 4; ++r)
@@ -123,25 +125,32 @@ inline void dot_rows(float* out, int64_t ld_out, const S* const* w, int64_t n_ro
 }
 
 template <class V, bool kRound, class S>
-void dot_typed(float* out, int64_t ld_out, const Rows& src, int64_t row, int64_t n_rows, const float* x, int64_t ldx,
-               int64_t n_x, int64_t k) {
+void dot_typed(float* out, int64_t ld_out, const Rows& src, int64_t row, int64_t n_rows,
+               const float* x, int64_t ldx, int64_t n_x, int64_t k) {
   const S* w[4];
   for (int64_t r = 0; r < 4; ++r) w[r] = row_of<S>(src, row + (r < n_rows ? r : n_rows - 1));
   switch (n_x) {
-    case 1: return dot_rows<V, kRound, S, 1>(out, ld_out, w, n_rows, x, ldx, k);
-    case 2: return dot_rows<V, kRound, S, 2>(out, ld_out, w, n_rows, x, ldx, k);
-    case 3: return dot_rows<V, kRound, S, 3>(out, ld_out, w, n_rows, x, ldx, k);
-    default: return dot_rows<V, kRound, S, 4>(out, ld_out, w, n_rows, x, ldx, k);
+    case 1:
+      return dot_rows<V, kRound, S, 1>(out, ld_out, w, n_rows, x, ldx, k);
+    case 2:
+      return dot_rows<V, kRound, S, 2>(out, ld_out, w, n_rows, x, ldx, k);
+    case 3:
+      return dot_rows<V, kRound, S, 3>(out, ld_out, w, n_rows, x, ldx, k);
+    default:
+      return dot_rows<V, kRound, S, 4>(out, ld_out, w, n_rows, x, ldx, k);
   }
 }
 
 template <class V, bool kRound>
-void dot(float* out, int64_t ld_out, const Rows& w, int64_t row, int64_t n_rows, const float* x, int64_t ldx,
-         int64_t n_x, int64_t k) {
+void dot(float* out, int64_t ld_out, const Rows& w, int64_t row, int64_t n_rows, const float* x,
+         int64_t ldx, int64_t n_x, int64_t k) {
   switch (w.dtype) {
-    case DType::BF16: return dot_typed<V, kRound, bf16>(out, ld_out, w, row, n_rows, x, ldx, n_x, k);
-    case DType::F16: return dot_typed<V, kRound, f16>(out, ld_out, w, row, n_rows, x, ldx, n_x, k);
-    default: return dot_typed<V, kRound, float>(out, ld_out, w, row, n_rows, x, ldx, n_x, k);
+    case DType::BF16:
+      return dot_typed<V, kRound, bf16>(out, ld_out, w, row, n_rows, x, ldx, n_x, k);
+    case DType::F16:
+      return dot_typed<V, kRound, f16>(out, ld_out, w, row, n_rows, x, ldx, n_x, k);
+    default:
+      return dot_typed<V, kRound, float>(out, ld_out, w, row, n_rows, x, ldx, n_x, k);
   }
 }
 
@@ -162,11 +171,13 @@ inline float exp_of(float x) {
   return p * float_of(static_cast<uint32_t>(static_cast<int32_t>(n) + 127) << 23);
 }
 
-inline void swiglu(float* __restrict a, const float* __restrict g, const float* __restrict u, int64_t n) {
+inline void swiglu(float* __restrict a, const float* __restrict g, const float* __restrict u,
+                   int64_t n) {
   for (int64_t i = 0; i < n; ++i) a[i] = g[i] / (1.0f + exp_of(-g[i])) * u[i];
 }
 
-inline float swiglu_grad(float* __restrict z, float* __restrict g, float* __restrict u, float weight, int64_t n) {
+inline float swiglu_grad(float* __restrict z, float* __restrict g, float* __restrict u,
+                         float weight, int64_t n) {
   float lane[16] = {};
   float za[64];  // n <= 64
   for (int64_t i = 0; i < n; ++i) {
@@ -204,8 +215,18 @@ inline float exp_sum(float* s, float scale, float shift, int64_t n) {
 
 template <Mode kMode, class V>
 constexpr MicroKernels table(decltype(MicroKernels::block) block) {
-  return {kStep<kMode>, kMode != Mode::kF32, block, pack_along<kMode>, pack_across<kMode>, store_t, store, dot<V, kMode != Mode::kF32>,
-          swiglu, swiglu_grad, axpy, exp_sum};
+  return {kStep<kMode>,
+          kMode != Mode::kF32,
+          block,
+          pack_along<kMode>,
+          pack_across<kMode>,
+          store_t,
+          store,
+          dot<V, kMode != Mode::kF32>,
+          swiglu,
+          swiglu_grad,
+          axpy,
+          exp_sum};
 }
 
 }  // namespace

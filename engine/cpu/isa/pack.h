@@ -1,6 +1,7 @@
 #pragma once
-// Packing of panels (layout: engine/cpu/isa.h), compiled once per instruction set from plain loops that vectorise.
-// Everything here is in an unnamed namespace: two instruction sets must never share a symbol.
+// Packing of panels (layout: engine/cpu/isa.h), compiled once per instruction set from plain loops
+// that vectorise. Everything here is in an unnamed namespace: two instruction sets must never share
+// a symbol.
 
 #include <cstdint>
 #include <cstring>
@@ -73,7 +74,8 @@ inline void words_along(uint32_t* __restrict out, const S* __restrict p) {
   if constexpr (kMode == Mode::kBF16 && sizeof(S) == 2 && !__is_same(S, f16)) {
     std::memcpy(out, p, 64);
   } else if constexpr (kMode == Mode::kBF16) {
-    for (int w = 0; w < 16; ++w) out[w] = rounded(widen(p[2 * w])) >> 16 | rounded(widen(p[2 * w + 1]));
+    for (int w = 0; w < 16; ++w)
+      out[w] = rounded(widen(p[2 * w])) >> 16 | rounded(widen(p[2 * w + 1]));
   } else if constexpr (kMode == Mode::kRounded) {
     for (int w = 0; w < 16; ++w) out[w] = rounded(widen(p[w]));
   } else {
@@ -103,8 +105,8 @@ inline const S* row_of(const Rows& src, int64_t i) {
 }
 
 template <Mode kMode, class S>
-void pack_along_from(char* panel, const Rows& src, int64_t first, int64_t n, int64_t p, int64_t s0, int64_t s1,
-                     int64_t steps, bool is_b) {
+void pack_along_from(char* panel, const Rows& src, int64_t first, int64_t n, int64_t p, int64_t s0,
+                     int64_t s1, int64_t steps, bool is_b) {
   constexpr int kW = kStep<kMode>;
   auto tile_row = [&](uint32_t* out, int64_t line, int64_t s) {
     int64_t k = s * kW, left = p - k;
@@ -115,14 +117,17 @@ void pack_along_from(char* panel, const Rows& src, int64_t first, int64_t n, int
     } else {
       S edge[kW];
       std::memset(static_cast<void*>(edge), 0, sizeof edge);
-      if (left > 0) std::memcpy(static_cast<void*>(edge), row_of<S>(src, first + line) + k, left * sizeof(S));
+      if (left > 0)
+        std::memcpy(static_cast<void*>(edge), row_of<S>(src, first + line) + k, left * sizeof(S));
       words_along<kMode>(out, edge);
     }
   };
   if (!is_b) {  // row after row: sequential reads
     for (int64_t line = 0; line < 32; ++line)
       for (int64_t s = s0; s < s1; ++s)
-        tile_row(reinterpret_cast<uint32_t*>(panel + ((line / 16) * steps + s) * 1024) + line % 16 * 16, line, s);
+        tile_row(
+            reinterpret_cast<uint32_t*>(panel + ((line / 16) * steps + s) * 1024) + line % 16 * 16,
+            line, s);
     return;
   }
   alignas(64) uint32_t tile[256];
@@ -134,8 +139,8 @@ void pack_along_from(char* panel, const Rows& src, int64_t first, int64_t n, int
 }
 
 template <Mode kMode, class S>
-void pack_across_from(char* panel, const Rows& src, int64_t first, int64_t n, int64_t p, int64_t s0, int64_t s1,
-                      int64_t steps, bool is_b) {
+void pack_across_from(char* panel, const Rows& src, int64_t first, int64_t n, int64_t p, int64_t s0,
+                      int64_t s1, int64_t steps, bool is_b) {
   constexpr int kPer = kMode == Mode::kBF16 ? 2 : 1;
   alignas(64) uint32_t tile[256];
   S edge[2][16];
@@ -163,22 +168,28 @@ void pack_across_from(char* panel, const Rows& src, int64_t first, int64_t n, in
 }
 
 template <Mode kMode>
-void pack_along(char* panel, const Rows& src, int64_t first, int64_t n, int64_t p, int64_t s0, int64_t s1,
-                int64_t steps, bool is_b) {
+void pack_along(char* panel, const Rows& src, int64_t first, int64_t n, int64_t p, int64_t s0,
+                int64_t s1, int64_t steps, bool is_b) {
   switch (src.dtype) {
-    case DType::BF16: return pack_along_from<kMode, bf16>(panel, src, first, n, p, s0, s1, steps, is_b);
-    case DType::F16: return pack_along_from<kMode, f16>(panel, src, first, n, p, s0, s1, steps, is_b);
-    default: return pack_along_from<kMode, float>(panel, src, first, n, p, s0, s1, steps, is_b);
+    case DType::BF16:
+      return pack_along_from<kMode, bf16>(panel, src, first, n, p, s0, s1, steps, is_b);
+    case DType::F16:
+      return pack_along_from<kMode, f16>(panel, src, first, n, p, s0, s1, steps, is_b);
+    default:
+      return pack_along_from<kMode, float>(panel, src, first, n, p, s0, s1, steps, is_b);
   }
 }
 
 template <Mode kMode>
-void pack_across(char* panel, const Rows& src, int64_t first, int64_t n, int64_t p, int64_t s0, int64_t s1,
-                 int64_t steps, bool is_b) {
+void pack_across(char* panel, const Rows& src, int64_t first, int64_t n, int64_t p, int64_t s0,
+                 int64_t s1, int64_t steps, bool is_b) {
   switch (src.dtype) {
-    case DType::BF16: return pack_across_from<kMode, bf16>(panel, src, first, n, p, s0, s1, steps, is_b);
-    case DType::F16: return pack_across_from<kMode, f16>(panel, src, first, n, p, s0, s1, steps, is_b);
-    default: return pack_across_from<kMode, float>(panel, src, first, n, p, s0, s1, steps, is_b);
+    case DType::BF16:
+      return pack_across_from<kMode, bf16>(panel, src, first, n, p, s0, s1, steps, is_b);
+    case DType::F16:
+      return pack_across_from<kMode, f16>(panel, src, first, n, p, s0, s1, steps, is_b);
+    default:
+      return pack_across_from<kMode, float>(panel, src, first, n, p, s0, s1, steps, is_b);
   }
 }
 

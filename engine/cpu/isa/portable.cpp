@@ -1,4 +1,5 @@
-// Micro-kernels in plain C++ (the compiler's 16-byte vectors): any x86-64, and the yardstick for the others.
+// Micro-kernels in plain C++ (the compiler's 16-byte vectors): any x86-64, and the yardstick for
+// the others.
 
 #include "engine/cpu/isa/micro.h"
 

@@ -15,7 +15,9 @@ struct Vec16 {
     __m512i w = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
     return _mm512_castsi512_ps(_mm512_slli_epi32(w, 16));
   }
-  static V load(const f16* p) { return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
+  static V load(const f16* p) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  }
   static V load_words(const uint32_t* p) { return _mm512_load_ps(p); }
   static V broadcast(const uint32_t* p) { return _mm512_set1_ps(float_of(*p)); }
   static V mac(V c, V a, V b) { return _mm512_fmadd_ps(a, b, c); }
