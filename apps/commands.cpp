@@ -5,7 +5,7 @@ namespace sutor {
 const std::vector<const Command*>& commands() {
   static const std::vector<const Command*> all{&kScore,    &kSelect, &kTrain,    &kMerge,
                                                &kGenerate, &kTrace,  &kTokenize, &kInspect,
-                                               &kReport,   &kInit,   &kEnv,      &kDemoData};
+                                               &kReport,   &kInit,   &kEnv,      &kDemoData, &kEval};
   return all;
 }
 
