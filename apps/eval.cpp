@@ -72,8 +72,8 @@ void run(const Args& a) {
   t.row({"score", fmt::format("{:.4f}", r.score)});
   for (const auto& [key, value] : r.more.items()) {
     if (value.is_object()) continue;  // F1 of each field: in the JSON
-    t.row({key,
-           value.is_number_float() ? fmt::format("{:.4f}", value.get<double>()) : value.dump()});
+    t.row(
+        {key, value.is_number_float() ? fmt::format("{:.4f}", value.get<double>()) : value.dump()});
   }
   t.row({"rows", std::to_string(r.rows.size())});
   t.row({"seconds", fmt::format("{:.1f}", watch.seconds())});

@@ -70,10 +70,9 @@ int64_t numel_of(const Shape& shape) {
 std::string to_string(const Shape& shape) { return fmt::format("[{}]", fmt::join(shape, ", ")); }
 
 Tensor Tensor::view(Shape s) const {
-  check(numel_of(s) == numel(), "view: {} has not as many elements as {}", to_string(shape),
-        to_string(s));
   int64_t c = s.empty() ? 1 : s.back();
-  check(contiguous() || c == cols(), "view: strided {} as {}", to_string(shape), to_string(s));
+  if (numel_of(s) != numel() || (!contiguous() && c != cols())) [[unlikely]]
+    fail("view: {}{} as {}", contiguous() ? "" : "strided ", to_string(shape), to_string(s));
   Tensor t = *this;
   t.ld = contiguous() ? c : ld;
   t.shape = std::move(s);
@@ -81,8 +80,8 @@ Tensor Tensor::view(Shape s) const {
 }
 
 Tensor Tensor::slice(int64_t lo, int64_t hi) const {
-  check(!shape.empty() && 0 <= lo && lo <= hi && hi <= shape[0], "slice {}..{} of {}", lo, hi,
-        to_string(shape));
+  if (shape.empty() || lo < 0 || lo > hi || hi > shape[0]) [[unlikely]]
+    fail("slice {}..{} of {}", lo, hi, to_string(shape));
   Tensor t = *this;
   t.shape[0] = hi - lo;
   int64_t rows_per =
@@ -92,7 +91,8 @@ Tensor Tensor::slice(int64_t lo, int64_t hi) const {
 }
 
 Tensor Tensor::columns(int64_t lo, int64_t hi) const {
-  check(0 <= lo && lo <= hi && hi <= cols(), "columns {}..{} of {}", lo, hi, to_string(shape));
+  if (lo < 0 || lo > hi || hi > cols()) [[unlikely]]
+    fail("columns {}..{} of {}", lo, hi, to_string(shape));
   Tensor t = *this;
   t.shape.back() = hi - lo;
   t.data += lo * size_of(dtype);
@@ -111,7 +111,8 @@ Tensor wrap(std::shared_ptr<Storage> storage, void* data, Shape shape, DType dty
 
 Tensor empty(Shape shape, DType dtype) {
   int64_t n = numel_of(shape);
-  check(n >= 0, "tensor of shape {}", to_string(shape));
+  if (n < 0) [[unlikely]]
+    fail("tensor of shape {}", to_string(shape));
   if (dry && n * size_of(dtype) >= kDryBytes) {
     auto pages = std::make_shared<DryStorage>(n * size_of(dtype));
     void* p = pages->data;
@@ -131,7 +132,8 @@ Tensor zeros(Shape shape, DType dtype) {
 Tensor empty_like(const Tensor& t) { return empty(t.shape, t.dtype); }
 
 void copy_into(const Tensor& dst, const Tensor& src) {
-  check(dst.numel() == src.numel(), "copy {} into {}", to_string(src.shape), to_string(dst.shape));
+  if (dst.numel() != src.numel()) [[unlikely]]
+    fail("copy {} into {}", to_string(src.shape), to_string(dst.shape));
   if (dry) return;
   if (dst.dtype == src.dtype) {
     if (dst.contiguous() && src.contiguous()) {

@@ -68,8 +68,8 @@ void dry_attention_grad(const Tensor& k, const Tensor& v, const Tensor& start, i
   const cpu::MicroKernels& mk = cpu::micro_kernels(Compute::kF32);
   int64_t tokens = k.rows() / kv_heads, blocks = cpu::panels_of(tokens),
           dp = cpu::panels_of(k.cols()), dvp = cpu::panels_of(v.cols());
-  counted.attention += 2 * seen_pairs(start, tokens, heads) *
-                       static_cast<double>(3 * k.cols() + 2 * v.cols());
+  counted.attention +=
+      2 * seen_pairs(start, tokens, heads) * static_cast<double>(3 * k.cols() + 2 * v.cols());
   std::vector<cpu::Panels> at_once;
   std::vector<Tensor> sums;
   for (int i = 0; i < std::min(kv_heads, num_threads()); ++i) {  // one key/value head a thread
@@ -136,8 +136,7 @@ void dry_moe_grad(Ctx& ctx, const Tensor& dx, const ExpertWeights* dw, const Ten
 
 // Every expert gets the same number of tokens, spread over the batch.
 void dry_route(const Tensor& expert, int64_t experts) {
-  for (int64_t i = 0; i < expert.numel(); ++i)
-    expert.i32()[i] = static_cast<int32_t>(i % experts);
+  for (int64_t i = 0; i < expert.numel(); ++i) expert.i32()[i] = static_cast<int32_t>(i % experts);
 }
 
 #pragma GCC diagnostic push
@@ -204,10 +203,9 @@ std::unique_ptr<Model> dry_model(const std::string& folder_or_config, DType fall
       weights |= e.path().extension() == ".safetensors";
   if (weights) return load_model(folder_or_config);
   DryRun dry;
-  return make_model(read_config(folder_or_config),
-                    [fallback](const std::string&, const Shape& shape) {
-                      return empty(shape, fallback);
-                    });
+  return make_model(
+      read_config(folder_or_config),
+      [fallback](const std::string&, const Shape& shape) { return empty(shape, fallback); });
 }
 
 Estimate estimate_training(Model& model, const std::vector<Batch>& micro,
@@ -219,8 +217,7 @@ Estimate estimate_training(Model& model, const std::vector<Batch>& micro,
   Estimate e;
   for (Param& p : model.params.all()) {
     if (p.name.find(".lora_") != std::string::npos) continue;  // in no file
-    bool embedding = p.name.ends_with("embed_tokens.weight") && !p.trainable &&
-                     &p != &model.head();
+    bool embedding = p.name.ends_with("embed_tokens.weight") && !p.trainable && &p != &model.head();
     e.mapped += embedding ? touched_rows(p, micro) : p.value.nbytes();
   }
   model.params.prepare_training(opt.compute);

@@ -109,8 +109,8 @@ EvalResult eval_choices(Ctx& ctx, Model& model, const Tokenizer& tok, const Data
       else
         examples.push_back(labelled(head, tok.encode(chat ? c : " " + c, false)));
       check(examples.back().labels.back() >= 0 && examples.back().labels.front() < 0,
-            "line {}: the choice \"{}\" adds no token to the prompt, or the prompt has none", q.line,
-            c);
+            "line {}: the choice \"{}\" adds no token to the prompt, or the prompt has none",
+            q.line, c);
     }
     row.expected = q.choices[static_cast<size_t>(q.answer)];
     r.rows.push_back(std::move(row));

@@ -42,8 +42,8 @@ struct Fixture {
 double log_probability(Fixture& f, const std::vector<int32_t>& ids, size_t prompt) {
   Tape tape(f.ctx, false);
   Trace none;
-  Tensor l = logits_of(f.ctx, *f.model,
-                       f.model->hidden(tape, make_batch({ids}), none, nullptr).value);
+  Tensor l =
+      logits_of(f.ctx, *f.model, f.model->hidden(tape, make_batch({ids}), none, nullptr).value);
   double sum = 0;
   for (size_t i = prompt; i < ids.size(); ++i) {
     const float* row = l.row(static_cast<int64_t>(i) - 1);
@@ -119,9 +119,9 @@ TEST_CASE("eval: exact compares greedy text without the white space around it") 
   std::string text = f.tok.decode(f.greedy(f.tok.encode(prompt), 12), true);
   Json right{{"prompt", prompt}, {"completion", " \n" + text + "\n"}},
       wrong{{"prompt", prompt}, {"completion", text + "x"}};
-  std::string file = temporary_file(right.dump(-1, ' ', false, Json::error_handler_t::replace) +
-                                    "\n\n" + wrong.dump(-1, ' ', false,
-                                                        Json::error_handler_t::replace) + "\n");
+  std::string file =
+      temporary_file(right.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n\n" +
+                     wrong.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n");
   DataSet data = read_dataset(file, false);
   EvalOptions opt;
   opt.max_tokens = 12;
