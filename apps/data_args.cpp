@@ -15,7 +15,7 @@ void declare_data(Args& a) {
 
 std::vector<Example> load_examples(const Args& a, const std::string& file, const Tokenizer& tok) {
   DataSet data = read_dataset(file, a.on("skip-bad-rows"));
-  if (data.skipped > 0) fmt::print(stderr, "{}: {} bad rows skipped\n", file, data.skipped);
+  if (data.skipped > 0) note("{}: {} bad rows skipped\n", file, data.skipped);
   bool chat = false;
   for (const Row& r : data.rows) chat |= !r.messages.empty();
   if (!chat) {
