@@ -29,7 +29,7 @@ APP_OBJ  := $(call obj,$(APP_SRC))
 TEST_OBJ := $(call obj,$(TEST_SRC))
 TEST_ARGS ?=
 
-.PHONY: all deps test lint format asan tsan fuzz install clean
+.PHONY: all deps demo reproduce embedded-model test lint format asan tsan fuzz install clean
 all: deps
 	@$(MAKE) -j$(JOBS) $(BUILD)/sutor
 
@@ -45,6 +45,22 @@ $(BUILD)/sutor_tests: $(TEST_OBJ) $(filter-out $(BUILD)/apps/main.o,$(APP_OBJ)) 
 $(BUILD)/%.o: %.cpp
 	@mkdir -p $(@D)
 	@echo "  CXX  $<"; $(CXX) $(ALL_CXXFLAGS) $(ISA_$(lastword $(subst _, ,$(basename $(notdir $<))))) -c -o $@ $<
+
+$(BUILD)/model/embedded.o: $(addprefix recipes/embedded/,config.json model.safetensors tokenizer.json tokenizer_config.json)
+
+# The main job on the embedded model, in build/demo.
+demo: all
+	@rm -rf $(BUILD)/demo
+	$(BUILD)/sutor demo --out $(BUILD)/demo
+
+# All held-out tasks, three seeds: rewrites docs/results.md.
+reproduce: all
+	@rm -rf $(BUILD)/reproduce
+	$(BUILD)/sutor demo --tasks all --seeds 3 --eval-rows 200 --markdown docs/results.md --out $(BUILD)/reproduce
+
+# Trains the embedded model anew.
+embedded-model:
+	recipes/embedded/make.sh
 
 test: deps
 	@$(MAKE) -j$(JOBS) $(BUILD)/sutor $(BUILD)/sutor_tests

@@ -15,7 +15,7 @@ struct Command {
 };
 
 extern const Command kReport, kTrace, kSelect, kScore, kTrain, kMerge, kGenerate, kInit, kInspect,
-    kEnv, kTokenize, kDemoData;
+    kEnv, kTokenize, kDemoData, kDemo;
 const std::vector<const Command*>& commands();
 
 }  // namespace sutor

@@ -1,4 +1,5 @@
 // sutor demo-data: the embedded model's tasks as files.
+#include <algorithm>
 #include <filesystem>
 
 #include "apps/commands.h"
@@ -12,7 +13,9 @@ namespace sutor {
 namespace {
 
 void declare(Args& a) {
-  a.string("out", "folder to make: {train,eval}/TASK.jsonl, pretrain.jsonl, tokenizer.json");
+  a.string("out",
+           "folder to make: {train,eval}/TASK.jsonl, eval/general.jsonl, pretrain.jsonl, "
+           "tokenizer.json");
   a.integer("rows", "training rows per task", 2000, 1, 1000000);
   a.integer("eval-rows", "evaluation rows per task, at most", 200, 1, 100000);
   a.integer("pretrain-rows", "rows of pretrain.jsonl, all pre-training tasks mixed", 40000, 1,
@@ -44,6 +47,8 @@ void run(const Args& a) {
   fs::create_directories(dir / "eval");
   Json report = Json::object();
   uint64_t stream = 0;
+  std::string general;  // the same number of evaluation rows of every pre-training task
+  const size_t share = static_cast<size_t>(a.num("eval-rows")) / toy::pretrain_tasks().size();
   for (bool heldout : {false, true})
     for (const std::string& task : heldout ? toy::heldout_tasks() : toy::pretrain_tasks()) {
       // Every file has its own generator: the number of rows of one does not change another.
@@ -52,12 +57,14 @@ void run(const Args& a) {
           language.distinct(task, static_cast<int>(a.num("rows")), train_rng, toy::Split::kTrain);
       std::vector<toy::Row> eval = language.distinct(task, static_cast<int>(a.num("eval-rows")),
                                                      eval_rng, toy::Split::kEval);
+      if (!heldout) general += lines({eval.begin(), eval.begin() + std::min(share, eval.size())});
       write_file_atomic((dir / "train" / (task + ".jsonl")).string(), lines(train));
       write_file_atomic((dir / "eval" / (task + ".jsonl")).string(), lines(eval));
       report[task] = {{"kind", heldout ? "held out" : "pre-training"},
                       {"train", train.size()},
                       {"eval", eval.size()}};
     }
+  write_file_atomic((dir / "eval" / "general.jsonl").string(), general);
   toy::Rng rng(seed * 1000003);
   write_file_atomic((dir / "pretrain.jsonl").string(),
                     lines(language.pretraining(static_cast<int>(a.num("pretrain-rows")), rng)));

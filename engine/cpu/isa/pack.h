@@ -8,7 +8,7 @@
 
 #include "engine/cpu/micro_table.h"
 
-#ifdef __AVX512F__
+#ifdef __AVX2__
 // GCC 12's AVX-512 headers warn about their own _mm512_undefined_*().
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #pragma GCC diagnostic ignored "-Wuninitialized"
@@ -58,6 +58,33 @@ inline void transpose16(uint32_t* out, const uint32_t* in) {
     r[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
   }
   for (int i = 0; i < 16; ++i) _mm512_storeu_si512(out + 16 * i, r[i]);
+}
+#elif defined(__AVX2__)
+// 8 x 8 words from rows of 16 to rows of 16.
+inline void transpose8(uint32_t* out, const uint32_t* in) {
+  __m256 r[8], t[8];
+  for (int i = 0; i < 8; ++i) r[i] = _mm256_loadu_ps(reinterpret_cast<const float*>(in + 16 * i));
+  for (int i = 0; i < 8; i += 2) {
+    t[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
+    t[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
+  }
+  for (int i = 0; i < 8; i += 4) {
+    r[i] = _mm256_shuffle_ps(t[i], t[i + 2], 0x44);
+    r[i + 1] = _mm256_shuffle_ps(t[i], t[i + 2], 0xee);
+    r[i + 2] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0x44);
+    r[i + 3] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0xee);
+  }
+  for (int i = 0; i < 4; ++i) {
+    auto* to = reinterpret_cast<float*>(out + 16 * i);
+    _mm256_storeu_ps(to, _mm256_permute2f128_ps(r[i], r[i + 4], 0x20));
+    _mm256_storeu_ps(to + 64, _mm256_permute2f128_ps(r[i], r[i + 4], 0x31));
+  }
+}
+inline void transpose16(uint32_t* out, const uint32_t* in) {
+  transpose8(out, in);
+  transpose8(out + 8, in + 128);
+  transpose8(out + 128, in + 8);
+  transpose8(out + 136, in + 136);
 }
 #else
 inline void transpose16(uint32_t* out, const uint32_t* in) {
