@@ -3,9 +3,11 @@
 namespace sutor {
 
 const std::vector<const Command*>& commands() {
-  static const std::vector<const Command*> all{&kScore, &kSelect,   &kTrain,   &kMerge,  &kGenerate,
-                                               &kTrace, &kTokenize, &kInspect, &kReport, &kInit,
-                                               &kEnv,   &kDemoData, &kDemo};
+  static const std::vector<const Command*> all{
+#define COMMAND(command) &command,
+#include "apps/commands.def"
+#undef COMMAND
+  };
   return all;
 }
 

@@ -1,6 +1,5 @@
 #pragma once
-// Every sub-command: one file apps/<name>.cpp defines its Command, this list names them,
-// commands.cpp makes the table.
+// Every sub-command: one file apps/<name>.cpp defines its Command, commands.def names it.
 
 #include "apps/args.h"
 
@@ -14,8 +13,9 @@ struct Command {
   void (*run)(const Args&);
 };
 
-extern const Command kReport, kTrace, kSelect, kScore, kTrain, kMerge, kGenerate, kInit, kInspect,
-    kEnv, kTokenize, kDemoData, kDemo;
+#define COMMAND(command) extern const Command command;
+#include "apps/commands.def"
+#undef COMMAND
 const std::vector<const Command*>& commands();
 
 }  // namespace sutor

@@ -13,22 +13,29 @@ void declare_data(Args& a) {
   a.flag("skip-bad-rows", "count rows that fit no kind instead of stopping");
 }
 
-std::vector<Example> load_examples(const Args& a, const std::string& file, const Tokenizer& tok) {
-  DataSet data = read_dataset(file, a.on("skip-bad-rows"));
+DataSet load_rows(const Args& a, const std::string& file, RowKind kind) {
+  DataSet data = read_dataset(file, a.on("skip-bad-rows"), kind);
   if (data.skipped > 0) note("{}: {} bad rows skipped\n", file, data.skipped);
+  return data;
+}
+
+std::optional<ChatTemplate> chat_template(const Args& a, const DataSet& data) {
   bool chat = false;
   for (const Row& r : data.rows) chat |= !r.messages.empty();
-  if (!chat) {
-    a.no_effect_unless(false, "format", "no row has messages");
-    return encode_rows(data, file, tok, nullptr);
-  }
-  if (a.str("format") == "esft") return encode_rows(data, file, tok, nullptr);
+  a.no_effect_unless(chat, "format", "no row has messages");
+  if (!chat || a.str("format") == "esft") return std::nullopt;
   auto templ = ChatTemplate::load(a.str("MODEL"));
   check(templ.has_value(),
         "{}: has no chat template (chat_template.jinja, or chat_template in "
         "tokenizer_config.json); --format esft needs none",
         a.str("MODEL"));
-  return encode_rows(data, file, tok, &*templ);
+  return templ;
+}
+
+std::vector<Example> load_examples(const Args& a, const std::string& file, const Tokenizer& tok) {
+  DataSet data = load_rows(a, file, RowKind::kText);
+  auto chat = chat_template(a, data);
+  return encode_rows(data, file, tok, chat ? &*chat : nullptr);
 }
 
 Packing packing_of(const Args& a) {

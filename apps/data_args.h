@@ -9,6 +9,11 @@ namespace sutor {
 void declare_data(Args& a);
 // The data's examples under the options; warns on stderr of skipped rows.
 std::vector<Example> load_examples(const Args& a, const std::string& file, const Tokenizer& tok);
+// The rows of `file` under --skip-bad-rows; warns of skipped ones.
+DataSet load_rows(const Args& a, const std::string& file, RowKind kind);
+// What renders messages: empty for --format esft, and when no row has messages (--format is then an
+// error).
+std::optional<ChatTemplate> chat_template(const Args& a, const DataSet& data);
 Packing packing_of(const Args& a);
 
 }  // namespace sutor

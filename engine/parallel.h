@@ -16,6 +16,13 @@ int physical_cores();
 // region runs serially.
 void parallel_for(int64_t n, int64_t grain, const std::function<void(int64_t lo, int64_t hi)>& fn);
 
+// The grain of units that cost `work` multiply-adds each: waking other threads takes microseconds,
+// so a block is worth tens of them, and what is smaller than a block runs here.
+inline int64_t grain_of(int64_t work) {
+  constexpr int64_t kBlock = 1 << 17;
+  return 1 + kBlock / (work > 0 ? work : 1);
+}
+
 // 0..num_threads()-1: which thread of the region this is (for scratch buffers).
 int thread_index();
 

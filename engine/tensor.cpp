@@ -2,9 +2,12 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
+
+#include "engine/dry_run.h"
 
 namespace sutor {
 namespace {
@@ -17,6 +20,25 @@ void count(int64_t bytes) {
   while (now > peak && !peak_bytes.compare_exchange_weak(peak, now)) {
   }
 }
+
+thread_local bool dry = false;
+
+// Pages that come into being only when touched, whatever the size.
+struct DryStorage : Storage {
+  void* data;
+  int64_t bytes;
+  explicit DryStorage(int64_t n) : bytes(n) {
+    data = mmap(nullptr, std::max<int64_t>(n, 1), PROT_READ | PROT_WRITE,
+                MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (data == MAP_FAILED) fail("no address space for {} bytes", n);
+    count(bytes);
+  }
+  ~DryStorage() override {
+    munmap(data, std::max<int64_t>(bytes, 1));
+    count(-bytes);
+  }
+};
+constexpr int64_t kDryBytes = 1 << 16;  // smaller ones are real
 
 struct HeapStorage : Storage {
   void* data;
@@ -48,10 +70,9 @@ int64_t numel_of(const Shape& shape) {
 std::string to_string(const Shape& shape) { return fmt::format("[{}]", fmt::join(shape, ", ")); }
 
 Tensor Tensor::view(Shape s) const {
-  check(numel_of(s) == numel(), "view: {} has not as many elements as {}", to_string(shape),
-        to_string(s));
   int64_t c = s.empty() ? 1 : s.back();
-  check(contiguous() || c == cols(), "view: strided {} as {}", to_string(shape), to_string(s));
+  if (numel_of(s) != numel() || (!contiguous() && c != cols())) [[unlikely]]
+    fail("view: {}{} as {}", contiguous() ? "" : "strided ", to_string(shape), to_string(s));
   Tensor t = *this;
   t.ld = contiguous() ? c : ld;
   t.shape = std::move(s);
@@ -59,8 +80,8 @@ Tensor Tensor::view(Shape s) const {
 }
 
 Tensor Tensor::slice(int64_t lo, int64_t hi) const {
-  check(!shape.empty() && 0 <= lo && lo <= hi && hi <= shape[0], "slice {}..{} of {}", lo, hi,
-        to_string(shape));
+  if (shape.empty() || lo < 0 || lo > hi || hi > shape[0]) [[unlikely]]
+    fail("slice {}..{} of {}", lo, hi, to_string(shape));
   Tensor t = *this;
   t.shape[0] = hi - lo;
   int64_t rows_per =
@@ -70,7 +91,8 @@ Tensor Tensor::slice(int64_t lo, int64_t hi) const {
 }
 
 Tensor Tensor::columns(int64_t lo, int64_t hi) const {
-  check(0 <= lo && lo <= hi && hi <= cols(), "columns {}..{} of {}", lo, hi, to_string(shape));
+  if (lo < 0 || lo > hi || hi > cols()) [[unlikely]]
+    fail("columns {}..{} of {}", lo, hi, to_string(shape));
   Tensor t = *this;
   t.shape.back() = hi - lo;
   t.data += lo * size_of(dtype);
@@ -89,7 +111,13 @@ Tensor wrap(std::shared_ptr<Storage> storage, void* data, Shape shape, DType dty
 
 Tensor empty(Shape shape, DType dtype) {
   int64_t n = numel_of(shape);
-  check(n >= 0, "tensor of shape {}", to_string(shape));
+  if (n < 0) [[unlikely]]
+    fail("tensor of shape {}", to_string(shape));
+  if (dry && n * size_of(dtype) >= kDryBytes) {
+    auto pages = std::make_shared<DryStorage>(n * size_of(dtype));
+    void* p = pages->data;
+    return wrap(std::move(pages), p, std::move(shape), dtype);
+  }
   auto heap = std::make_shared<HeapStorage>(n * size_of(dtype));
   void* p = heap->data;
   return wrap(std::move(heap), p, std::move(shape), dtype);
@@ -97,14 +125,16 @@ Tensor empty(Shape shape, DType dtype) {
 
 Tensor zeros(Shape shape, DType dtype) {
   Tensor t = empty(std::move(shape), dtype);
-  std::memset(t.data, 0, t.nbytes());
+  if (!dry || t.nbytes() < kDryBytes) std::memset(t.data, 0, t.nbytes());
   return t;
 }
 
 Tensor empty_like(const Tensor& t) { return empty(t.shape, t.dtype); }
 
 void copy_into(const Tensor& dst, const Tensor& src) {
-  check(dst.numel() == src.numel(), "copy {} into {}", to_string(src.shape), to_string(dst.shape));
+  if (dst.numel() != src.numel()) [[unlikely]]
+    fail("copy {} into {}", to_string(src.shape), to_string(dst.shape));
+  if (dry) return;
   if (dst.dtype == src.dtype) {
     if (dst.contiguous() && src.contiguous()) {
       std::memcpy(dst.data, src.data, src.nbytes());
@@ -140,6 +170,10 @@ Tensor cast(const Tensor& t, DType dtype) {
 }
 
 Tensor clone(const Tensor& t) { return cast(t, t.dtype); }
+
+DryRun::DryRun() : before_(dry) { dry = true; }
+DryRun::~DryRun() { dry = before_; }
+bool dry_run() { return dry; }
 
 MemoryStats memory_stats() { return {live_bytes.load(), peak_bytes.load()}; }
 void reset_memory_peak() { peak_bytes = live_bytes.load(); }

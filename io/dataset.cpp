@@ -27,24 +27,66 @@ std::vector<int32_t> ids_of(const Json& j, const char* key, int64_t lowest,
   return out;
 }
 
-Row parse_row(const Json& j, const std::string& where, int64_t line) {
+std::vector<Message> messages_of(const Json& j, const std::string& where) {
+  check(j["messages"].is_array() && !j["messages"].empty(), "{}: messages is no list of messages",
+        where);
+  std::vector<Message> out;
+  for (const Json& m : j["messages"]) {
+    check(m.is_object(), "{}: a message is no object", where);
+    Message msg{text_of(m, "role", where), text_of(m, "content", where), false};
+    check(msg.role == "system" || msg.role == "user" || msg.role == "assistant",
+          "{}: role \"{}\" is not one of system, user, assistant", where, msg.role);
+    bool mask = m.contains("mask") && !m["mask"].is_null() && m["mask"] != 0;
+    msg.train = msg.role == "assistant" && !mask;
+    out.push_back(std::move(msg));
+  }
+  return out;
+}
+
+Row parse_question(const Json& j, const std::string& where) {
   Row r;
-  r.line = line;
-  check(j.is_object(), "{}: the row is no JSON object", where);
+  check(j.contains("choices") && j["choices"].is_array() && j["choices"].size() >= 2,
+        "{}: choices is missing or no list of two or more texts", where);
+  for (const Json& c : j["choices"]) {
+    check(c.is_string() && !c.get<std::string>().empty(), "{}: choices holds {}, allowed: texts",
+          where, c.dump(-1, ' ', false, Json::error_handler_t::replace).substr(0, 60));
+    r.choices.push_back(c.get<std::string>());
+  }
+  int64_t n = static_cast<int64_t>(r.choices.size());
+  check(j.contains("answer"), "{}: answer is missing: a 0-based index or a letter", where);
+  const Json& a = j["answer"];
+  if (a.is_number_integer())
+    r.answer = a.get<int64_t>();
+  else if (a.is_string() && a.get<std::string>().size() == 1)
+    r.answer = a.get<std::string>()[0] - 'A';
+  check(r.answer >= 0 && r.answer < n, "{}: answer is {}, allowed: 0..{} or \"A\"..\"{}\"", where,
+        a.dump(-1, ' ', false, Json::error_handler_t::replace).substr(0, 60), n - 1,
+        static_cast<char>('A' + std::min<int64_t>(n, 26) - 1));
   if (j.contains("messages")) {
-    check(j["messages"].is_array() && !j["messages"].empty(), "{}: messages is no list of messages",
+    r.messages = messages_of(j, where);
+    check(r.messages.back().role == "user", "{}: the last message must be the user's question",
           where);
+  } else {
+    r.prompt = text_of(j, j.contains("question") ? "question" : "prompt", where);
+  }
+  return r;
+}
+
+Row parse_program(const Json& j, const std::string& where) {
+  Row r;
+  r.prompt = text_of(j, "prompt", where);
+  r.test = text_of(j, "test", where);
+  r.entry_point = text_of(j, "entry_point", where);
+  r.task_id = text_of(j, "task_id", where);
+  return r;
+}
+
+Row parse_text(const Json& j, const std::string& where) {
+  Row r;
+  if (j.contains("messages")) {
+    r.messages = messages_of(j, where);
     bool any = false;
-    for (const Json& m : j["messages"]) {
-      check(m.is_object(), "{}: a message is no object", where);
-      Message msg{text_of(m, "role", where), text_of(m, "content", where), false};
-      check(msg.role == "system" || msg.role == "user" || msg.role == "assistant",
-            "{}: role \"{}\" is not one of system, user, assistant", where, msg.role);
-      bool mask = m.contains("mask") && !m["mask"].is_null() && m["mask"] != 0;
-      msg.train = msg.role == "assistant" && !mask;
-      any |= msg.role == "assistant";
-      r.messages.push_back(std::move(msg));
-    }
+    for (const Message& m : r.messages) any |= m.role == "assistant";
     check(any, "{}: no message of role assistant", where);
     return r;
   }
@@ -82,9 +124,18 @@ Row parse_row(const Json& j, const std::string& where, int64_t line) {
   return r;
 }
 
+Row parse_row(const Json& j, RowKind kind, const std::string& where, int64_t line) {
+  check(j.is_object(), "{}: the row is no JSON object", where);
+  Row r = kind == RowKind::kQuestion  ? parse_question(j, where)
+          : kind == RowKind::kProgram ? parse_program(j, where)
+                                      : parse_text(j, where);
+  r.line = line;
+  return r;
+}
+
 }  // namespace
 
-DataSet read_dataset(const std::string& file, bool skip_bad) {
+DataSet read_dataset(const std::string& file, bool skip_bad, RowKind kind) {
   DataSet d;
   auto take = [&](auto&& make, int64_t line) {
     try {
@@ -101,7 +152,7 @@ DataSet read_dataset(const std::string& file, bool skip_bad) {
     int64_t n = 0;
     for (const Json& j : all) {
       ++n;
-      take([&] { return parse_row(j, fmt::format("{}: row {}", file, n), n); }, n);
+      take([&] { return parse_row(j, kind, fmt::format("{}: row {}", file, n), n); }, n);
     }
   } else {
     std::string text = read_file(file, int64_t{1} << 36);
@@ -112,7 +163,7 @@ DataSet read_dataset(const std::string& file, bool skip_bad) {
       rest = eol == std::string_view::npos ? std::string_view{} : rest.substr(eol + 1);
       if (row.find_first_not_of(" \t\r") == std::string_view::npos) continue;
       std::string where = fmt::format("{}:{}", file, line);
-      take([&] { return parse_row(parse_json(row, where), where, line); }, line);
+      take([&] { return parse_row(parse_json(row, where), kind, where, line); }, line);
     }
   }
   check(!d.rows.empty(), "{}: no usable row ({} skipped)", file, d.skipped);

@@ -19,6 +19,16 @@ struct Row {
       text;  // {"prompt","completion"}: text is the completion; {"text"}: prompt empty
   std::vector<int32_t> ids, labels;  // pre-tokenised rows
   int64_t line = 0;                  // 1-based, for messages
+  // Only in rows read as questions or programs; their prompt is `prompt` or `messages`.
+  std::vector<std::string> choices;
+  int64_t answer = -1;  // index into choices
+  std::string test, entry_point, task_id;
+};
+
+enum class RowKind {
+  kText,      // what trains: messages, instruction + conversation, prompt + completion, text, ids
+  kQuestion,  // prompt | question | messages, with choices and answer (0-based index or letter)
+  kProgram,   // HumanEval: prompt, test, entry_point, task_id
 };
 
 struct DataSet {
@@ -28,6 +38,6 @@ struct DataSet {
 
 // .jsonl: a row a line; .json: a list. A row that fits no kind is an error with its line, or is
 // counted when skip_bad.
-DataSet read_dataset(const std::string& file, bool skip_bad);
+DataSet read_dataset(const std::string& file, bool skip_bad, RowKind kind = RowKind::kText);
 
 }  // namespace sutor

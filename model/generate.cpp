@@ -50,15 +50,21 @@ int32_t Sampler::operator()(float* logits, int64_t V, const std::vector<int32_t>
 
 Generation generate(Ctx& ctx, Model& model, const std::vector<int32_t>& prompt, int64_t max_tokens,
                     const std::vector<int32_t>& eos, const SampleOptions& opt,
-                    const std::function<bool(int32_t)>& on_token) {
+                    const std::function<bool(int32_t)>& on_token,
+                    const std::vector<int32_t>& draft) {
+  // Rows that still take the dot-product path (engine/cpu/gemm.h), whose sums depend on no other
+  // row; keys and values expanded per head (LoRA on kv_b) do so from this many cached tokens on.
+  constexpr int64_t kTogether = 4;
   using Clock = std::chrono::steady_clock;
   auto since = [](Clock::time_point t) {
     return std::chrono::duration<double>(Clock::now() - t).count();
   };
   check(!prompt.empty(), "the prompt has no tokens");
-  for (int32_t id : prompt)
-    check(id >= 0 && id < model.config.vocab, "token id {}: the vocabulary has {} ids", id,
-          model.config.vocab);
+  for (const auto* ids : {&prompt, &draft})
+    for (int32_t id : *ids)
+      check(id >= 0 && id < model.config.vocab, "token id {}: the vocabulary has {} ids", id,
+            model.config.vocab);
+  auto ends = [&eos](int32_t id) { return std::find(eos.begin(), eos.end(), id) != eos.end(); };
   Generation g;
   Sampler sample(opt);
   KvCache cache = model.make_cache(static_cast<int64_t>(prompt.size()) + max_tokens);
@@ -67,22 +73,38 @@ Generation generate(Ctx& ctx, Model& model, const std::vector<int32_t>& prompt, 
   Tensor logits = logits_of(ctx, model, h.slice(h.dim(0) - 1, h.dim(0)));
   g.prefill_seconds = since(begin);
   begin = Clock::now();
-  std::vector<int32_t> seen = prompt;
+  std::vector<int32_t> seen = prompt, fed{prompt.back()};  // logits row i follows fed[i]
+  size_t at = 0;
+  bool on_draft = true;
   while (static_cast<int64_t>(g.ids.size()) < max_tokens) {
-    int32_t id = sample(logits.f32(), logits.cols(), seen);
-    if (std::find(eos.begin(), eos.end(), id) != eos.end()) {
+    int32_t id = sample(logits.row(static_cast<int64_t>(at)), logits.cols(), seen);
+    if (ends(id)) {
       g.stopped = true;
       break;
     }
+    on_draft = on_draft && g.ids.size() < draft.size() && draft[g.ids.size()] == id;
     g.ids.push_back(id);
     seen.push_back(id);
     if (on_token && !on_token(id)) {
       g.stopped = true;
       break;
     }
-    if (static_cast<int64_t>(g.ids.size()) == max_tokens) break;
-    logits = logits_of(ctx, model, model.extend(ctx, cache, {id}));
+    int64_t left = max_tokens - static_cast<int64_t>(g.ids.size());
+    if (left == 0) break;
     ++g.decode_tokens;
+    if (at + 1 < fed.size() && fed[at + 1] == id) {
+      ++at;
+      continue;
+    }
+    cache.length -= static_cast<int64_t>(fed.size() - 1 - at);
+    fed = {id};
+    at = 0;
+    if (on_draft && cache.length >= kTogether)
+      for (size_t i = g.ids.size(); i < draft.size() && !ends(draft[i]) &&
+                                    static_cast<int64_t>(fed.size()) < std::min(left, kTogether);
+           ++i)
+        fed.push_back(draft[i]);
+    logits = logits_of(ctx, model, model.extend(ctx, cache, fed));
   }
   g.decode_seconds = since(begin);
   return g;

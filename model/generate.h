@@ -30,10 +30,14 @@ struct Generation {
   int64_t decode_tokens = 0;
 };
 
-// on_token(id) is called for each new token and returns false to stop there.
+// on_token(id) is called for each new token and returns false to stop there. `draft` guesses the
+// continuation: while it is right, up to four of its tokens go through the model together. That
+// changes the time and nothing else: for so few rows every kernel computes each row as if alone,
+// and a wrong guess is taken back out of the cache.
 Generation generate(Ctx& ctx, Model& model, const std::vector<int32_t>& prompt, int64_t max_tokens,
                     const std::vector<int32_t>& eos, const SampleOptions& opt,
-                    const std::function<bool(int32_t)>& on_token = {});
+                    const std::function<bool(int32_t)>& on_token = {},
+                    const std::vector<int32_t>& draft = {});
 
 // Logits [n,V] of hidden states [n,H].
 Tensor logits_of(Ctx& ctx, const Model& model, const Tensor& hidden);

@@ -67,32 +67,34 @@ void pack_cols(const Attend& a, char* out, const Rows& src, int64_t rows, int64_
 }
 
 void decode(const Attend& a, const Tensor& o, const Tensor& lse) {
-  parallel_for(a.tq * a.kv_heads, 1, [&](int64_t lo, int64_t hi) {
-    for (int64_t unit = lo; unit < hi; ++unit) {
-      int64_t i = unit / a.kv_heads, g = unit % a.kv_heads, pos = a.shift + i, j0 = a.first_key(i),
-              n = pos + 1 - j0;
-      auto* s = reinterpret_cast<float*>(scratch(0, kDecodeTokens * (n + 16) * 4));
-      Rows keys = Attend::head(a.k, a.kv_heads, g, j0);
-      for (int64_t h = 0; h < a.group(); h += kDecodeTokens) {
-        int64_t m = std::min(kDecodeTokens, a.group() - h), row = i * a.heads + g * a.group() + h;
-        for (int64_t j = 0; j < n; j += 4)
-          a.mk.dot(s + j, n + 16, keys, j, std::min<int64_t>(4, n - j), a.q.row(row), a.q.ld, m,
-                   a.d);
-        for (int64_t r = 0; r < m; ++r) {
-          float* p = s + r * (n + 16);
-          float top = *std::max_element(p, p + n) * a.scale;
-          float sum = a.mk.exp_sum(p, a.scale, top, n);
-          if (lse) lse.f32()[row + r] = top + std::log(sum);
-          for (int64_t j = 0; j < n; ++j) p[j] /= sum;
-          std::fill_n(o.row(row + r), a.dv, 0.0f);
-        }
-        for (int64_t j = 0; j < n; ++j)
-          for (int64_t r = 0; r < m; ++r)
-            a.mk.axpy(o.row(row + r), a.v.row((j0 + j) * a.kv_heads + g), s[r * (n + 16) + j],
-                      a.dv);
-      }
-    }
-  });
+  parallel_for(a.tq * a.kv_heads, grain_of(a.tk * a.group() * (a.d + a.dv)),
+               [&](int64_t lo, int64_t hi) {
+                 for (int64_t unit = lo; unit < hi; ++unit) {
+                   int64_t i = unit / a.kv_heads, g = unit % a.kv_heads, pos = a.shift + i,
+                           j0 = a.first_key(i), n = pos + 1 - j0;
+                   auto* s = reinterpret_cast<float*>(scratch(0, kDecodeTokens * (n + 16) * 4));
+                   Rows keys = Attend::head(a.k, a.kv_heads, g, j0);
+                   for (int64_t h = 0; h < a.group(); h += kDecodeTokens) {
+                     int64_t m = std::min(kDecodeTokens, a.group() - h),
+                             row = i * a.heads + g * a.group() + h;
+                     for (int64_t j = 0; j < n; j += 4)
+                       a.mk.dot(s + j, n + 16, keys, j, std::min<int64_t>(4, n - j), a.q.row(row),
+                                a.q.ld, m, a.d);
+                     for (int64_t r = 0; r < m; ++r) {
+                       float* p = s + r * (n + 16);
+                       float top = *std::max_element(p, p + n) * a.scale;
+                       float sum = a.mk.exp_sum(p, a.scale, top, n);
+                       if (lse) lse.f32()[row + r] = top + std::log(sum);
+                       for (int64_t j = 0; j < n; ++j) p[j] /= sum;
+                       std::fill_n(o.row(row + r), a.dv, 0.0f);
+                     }
+                     for (int64_t j = 0; j < n; ++j)
+                       for (int64_t r = 0; r < m; ++r)
+                         a.mk.axpy(o.row(row + r), a.v.row((j0 + j) * a.kv_heads + g),
+                                   s[r * (n + 16) + j], a.dv);
+                   }
+                 }
+               });
 }
 
 }  // namespace
@@ -106,7 +108,7 @@ void attention_fwd(Ctx&, Tensor o, Tensor lse, Tensor q, Tensor k, Tensor v, Ten
           d_steps = steps_of(mk, a.d);
   Panels kp = make_panels(mk, blocks * kv_heads, a.d),
          vp = make_panels(mk, blocks * kv_heads * dvp, 32);
-  parallel_for(blocks * kv_heads, 1, [&](int64_t lo, int64_t hi) {
+  parallel_for(blocks * kv_heads, grain_of(512 * (a.d + a.dv)), [&](int64_t lo, int64_t hi) {
     for (int64_t u = lo; u < hi; ++u) {
       int64_t g = u / blocks, j = u % blocks * 32, rows = std::min<int64_t>(32, a.tk - j);
       mk.pack_along(kp.at(u), Attend::head(k, kv_heads, g, j), 0, rows, a.d, 0, d_steps, d_steps,
@@ -114,56 +116,57 @@ void attention_fwd(Ctx&, Tensor o, Tensor lse, Tensor q, Tensor k, Tensor v, Ten
       pack_cols(a, vp.at(u * dvp), Attend::head(v, kv_heads, g, j), rows, a.dv);
     }
   });
-  parallel_for(panels_of(a.tq) * heads, 1, [&](int64_t lo, int64_t hi) {
-    alignas(64) float s[1024];
-    for (int64_t u = hi - 1; u >= lo; --u) {
-      int64_t qb = u / heads, h = u % heads, g = h / a.group(), rows = a.width(qb);
-      char* qp = pack_rows(a, 0, q, heads, h, qb * 32, rows);
-      char* pp = scratch(1, per * 2048);
-      auto* acc = reinterpret_cast<float*>(scratch(2, dvp * 4096));
-      std::memset(acc, 0, dvp * 4096);
-      float top[32], sum[32] = {};
-      std::fill_n(top, 32, -INFINITY);
-      int64_t first = a.tk;
-      for (int64_t r = 0; r < rows; ++r) first = std::min(first, a.first_key(qb * 32 + r));
-      for (int64_t j = first / 32; j <= (a.shift + qb * 32 + rows - 1) / 32; ++j) {
-        mk.block(s, qp, kp.at(g * blocks + j), d_steps, false);
-        for (int64_t r = 0; r < 32; ++r) {
-          int64_t i = qb * 32 + r, from = 0, to = 0;  // keys of this block that row r sees
-          if (r < rows) {
-            from = std::max<int64_t>(0, a.first_key(i) - j * 32);
-            to = std::min<int64_t>(32, a.shift + i + 1 - j * 32);
-          }
-          float* p = s + r * 32;
-          if (from >= to) {
-            std::memset(p, 0, 128);
-            continue;
-          }
-          float m = top[r];
-          for (int64_t c = from; c < to; ++c) m = std::max(m, p[c] * a.scale);
-          if (m > top[r]) {
-            float shrink = std::exp(top[r] - m);
+  parallel_for(
+      panels_of(a.tq) * heads, grain_of(16 * a.tk * (a.d + a.dv)), [&](int64_t lo, int64_t hi) {
+        alignas(64) float s[1024];
+        for (int64_t u = hi - 1; u >= lo; --u) {
+          int64_t qb = u / heads, h = u % heads, g = h / a.group(), rows = a.width(qb);
+          char* qp = pack_rows(a, 0, q, heads, h, qb * 32, rows);
+          char* pp = scratch(1, per * 2048);
+          auto* acc = reinterpret_cast<float*>(scratch(2, dvp * 4096));
+          std::memset(acc, 0, dvp * 4096);
+          float top[32], sum[32] = {};
+          std::fill_n(top, 32, -INFINITY);
+          int64_t first = a.tk;
+          for (int64_t r = 0; r < rows; ++r) first = std::min(first, a.first_key(qb * 32 + r));
+          for (int64_t j = first / 32; j <= (a.shift + qb * 32 + rows - 1) / 32; ++j) {
+            mk.block(s, qp, kp.at(g * blocks + j), d_steps, false);
+            for (int64_t r = 0; r < 32; ++r) {
+              int64_t i = qb * 32 + r, from = 0, to = 0;  // keys of this block that row r sees
+              if (r < rows) {
+                from = std::max<int64_t>(0, a.first_key(i) - j * 32);
+                to = std::min<int64_t>(32, a.shift + i + 1 - j * 32);
+              }
+              float* p = s + r * 32;
+              if (from >= to) {
+                std::memset(p, 0, 128);
+                continue;
+              }
+              float m = top[r];
+              for (int64_t c = from; c < to; ++c) m = std::max(m, p[c] * a.scale);
+              if (m > top[r]) {
+                float shrink = std::exp(top[r] - m);
+                for (int64_t b = 0; b < dvp; ++b)
+                  for (int64_t c = 0; c < 32; ++c) acc[b * 1024 + r * 32 + c] *= shrink;
+                sum[r] *= shrink;
+                top[r] = m;
+              }
+              std::fill_n(p, from, 0.0f);
+              std::fill(p + to, p + 32, 0.0f);
+              sum[r] += mk.exp_sum(p + from, a.scale, m, to - from);
+            }
+            mk.pack_along(pp, {s, DType::F32, 32, nullptr}, 0, 32, 32, 0, per, per, false);
             for (int64_t b = 0; b < dvp; ++b)
-              for (int64_t c = 0; c < 32; ++c) acc[b * 1024 + r * 32 + c] *= shrink;
-            sum[r] *= shrink;
-            top[r] = m;
+              mk.block(acc + b * 1024, pp, vp.at((g * blocks + j) * dvp + b), per, true);
           }
-          std::fill_n(p, from, 0.0f);
-          std::fill(p + to, p + 32, 0.0f);
-          sum[r] += mk.exp_sum(p + from, a.scale, m, to - from);
+          for (int64_t r = 0; r < rows; ++r) {
+            int64_t row = (qb * 32 + r) * heads + h;
+            for (int64_t c = 0; c < a.dv; ++c)
+              o.row(row)[c] = acc[c / 32 * 1024 + r * 32 + c % 32] / sum[r];
+            if (lse) lse.f32()[row] = top[r] + std::log(sum[r]);
+          }
         }
-        mk.pack_along(pp, {s, DType::F32, 32, nullptr}, 0, 32, 32, 0, per, per, false);
-        for (int64_t b = 0; b < dvp; ++b)
-          mk.block(acc + b * 1024, pp, vp.at((g * blocks + j) * dvp + b), per, true);
-      }
-      for (int64_t r = 0; r < rows; ++r) {
-        int64_t row = (qb * 32 + r) * heads + h;
-        for (int64_t c = 0; c < a.dv; ++c)
-          o.row(row)[c] = acc[c / 32 * 1024 + r * 32 + c % 32] / sum[r];
-        if (lse) lse.f32()[row] = top[r] + std::log(sum[r]);
-      }
-    }
-  });
+      });
 }
 
 void attention_bwd(Ctx&, Tensor dq, Tensor dk, Tensor dv, Tensor dout, Tensor o, Tensor lse,

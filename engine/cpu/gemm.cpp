@@ -87,9 +87,12 @@ Panels make_panels(const MicroKernels& mk, int64_t count, int64_t p) {
   return out;
 }
 
+// Packing an element takes about as long as so many multiply-adds.
+constexpr int64_t kPackWork = 16;
+
 Panels pack_along(const MicroKernels& mk, const Rows& src, int64_t lines, int64_t p, bool is_b) {
   Panels out = make_panels(mk, panels_of(lines), p);
-  parallel_for(panels_of(lines), 1, [&](int64_t lo, int64_t hi) {
+  parallel_for(panels_of(lines), grain_of(32 * p * kPackWork), [&](int64_t lo, int64_t hi) {
     for (int64_t i = lo; i < hi; ++i)
       mk.pack_along(out.at(i), src, i * 32, std::min<int64_t>(32, lines - i * 32), p, 0, out.steps,
                     out.steps, is_b);

@@ -13,16 +13,17 @@ namespace {
 int64_t width(int64_t panel, int64_t lines) { return std::min<int64_t>(32, lines - panel * 32); }
 
 void check_shapes(const Tensor& y, const Tensor& x, const Tensor& w, const char* who) {
-  check(w.shape.size() == 2 && y.cols() == w.dim(0) && x.cols() == w.dim(1) && x.rows() == y.rows(),
-        "{}: y {} = x {} times w {} transposed", who, to_string(y.shape), to_string(x.shape),
-        to_string(w.shape));
+  if (w.shape.size() != 2 || y.cols() != w.dim(0) || x.cols() != w.dim(1) || x.rows() != y.rows())
+      [[unlikely]]  // not check(): its arguments would be built on every call
+    fail("{}: y {} = x {} times w {} transposed", who, to_string(y.shape), to_string(x.shape),
+         to_string(w.shape));
 }
 
 void decode(const MicroKernels& mk, const Tensor& y, const Tensor& x, const Tensor& w,
             const float* bias) {
   int64_t tokens = y.rows(), n = y.cols(), k = x.cols();
   auto xs = rounded_rows(mk, x);
-  parallel_for(ceil_div(n, 16), 4, [&](int64_t lo, int64_t hi) {
+  parallel_for(ceil_div(n, 16), grain_of(16 * k * tokens), [&](int64_t lo, int64_t hi) {
     float out[kDecodeTokens][4];
     for (int64_t r = lo * 16; r < std::min(n, hi * 16); r += 4) {
       int64_t rows = std::min<int64_t>(4, n - r);
@@ -48,8 +49,8 @@ void linear_fwd(Ctx& ctx, Tensor y, Tensor x, Tensor w, Tensor b) {
   }
   if (tokens <= kDecodeTokens) return decode(mk, y, x, w, b ? bias.data() : nullptr);
   Panels xp = pack_along(mk, rows_of(x), tokens, k, true);
-  int64_t group = group_of(panels_of(n), xp.bytes());
-  parallel_for(ceil_div(panels_of(n), group), 1, [&](int64_t lo, int64_t hi) {
+  int64_t group = group_of(panels_of(n), xp.bytes()), grain = grain_of(group * 32 * k * tokens);
+  parallel_for(ceil_div(panels_of(n), group), grain, [&](int64_t lo, int64_t hi) {
     alignas(64) float c[32 * 32];
     for (int64_t unit = lo; unit < hi; ++unit) {
       int64_t first = unit * group, count = std::min(group, panels_of(n) - first);

@@ -3,67 +3,66 @@
 //   u = Wk^T q_nope,  s_j = scale (u . c_j + q_pe . pe_j),  z = sum_j softmax(s)_j c_j,  o = Wv z,
 // so the cache is read once per head and keys and values are never expanded (arXiv 2405.04434,
 // section 2.1.2).
+// Up to four tokens go together; each is computed as if alone, so results do not depend on how
+// many.
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
-#include "engine/backend.h"
-#include "engine/parallel.h"
+#include "engine/cpu/gemm.h"
 
 namespace sutor::cpu {
-namespace {
-
-float dot(const float* a, const float* b, int64_t n) {
-  float s[16] = {};
-  int64_t i = 0;
-  for (; i + 16 <= n; i += 16)
-    for (int j = 0; j < 16; ++j) s[j] += a[i + j] * b[i + j];
-  for (; i < n; ++i) s[0] += a[i] * b[i];
-  float t = 0;
-  for (float x : s) t += x;
-  return t;
-}
-
-}  // namespace
 
 void mla_decode_fwd(Ctx&, Tensor o, Tensor q, Tensor latent, Tensor pe, Tensor w, int heads,
                     float scale) {
+  const MicroKernels& mk = micro_kernels(Compute::kF32);
   int64_t L = latent.cols(), R = pe.cols(), S = latent.rows(), P = q.cols() - R, Dv = o.cols(),
-          N = heads, n = q.rows() / N;
-  parallel_for(N, 1, [&](int64_t lo, int64_t hi) {
-    std::vector<float> u(L), s(S), z(L), row(L);
+          N = heads, n = q.rows() / N, ld = S + 4;
+  int64_t work = n * ((P + Dv) * L + S * (2 * L + R));
+  parallel_for(N, grain_of(work), [&](int64_t lo, int64_t hi) {
+    std::vector<float> u(kDecodeTokens * L), z(kDecodeTokens * L), s(kDecodeTokens * ld), row(L);
+    float part[kDecodeTokens][4], sum[kDecodeTokens];
+    auto weight_row = [&](int64_t r) -> const float* {
+      if (w.dtype == DType::F32) return w.row(r);
+      visit_float(w.dtype, [&](auto t) {
+        const auto* src = w.as<decltype(t)>() + r * w.ld;
+        for (int64_t l = 0; l < L; ++l) row[l] = float(src[l]);
+      });
+      return row.data();
+    };
     for (int64_t h = lo; h < hi; ++h) {
-      auto weight_row = [&](int64_t r) -> const float* {
-        int64_t at = (h * (P + Dv) + r) * w.ld;
-        if (w.dtype == DType::F32) return w.f32() + at;
-        visit_float(w.dtype, [&](auto t) {
-          const auto* src = w.as<decltype(t)>() + at;
-          for (int64_t l = 0; l < L; ++l) row[l] = float(src[l]);
-        });
-        return row.data();
-      };
-      for (int64_t i = 0; i < n; ++i) {
-        const float* qi = q.row(i * N + h);
-        int64_t seen = S - n + i + 1;
+      int64_t base = h * (P + Dv);  // first row of the head's Wk, then Wv
+      for (int64_t first = 0; first < n; first += kDecodeTokens) {
+        int64_t m = std::min(kDecodeTokens, n - first);
+        auto query = [&](int64_t i) { return q.row((first + i) * N + h); };
         std::fill(u.begin(), u.end(), 0.0f);
-        for (int64_t p = 0; p < P; ++p) {
-          const float* r = weight_row(p);
-          for (int64_t l = 0; l < L; ++l) u[l] += qi[p] * r[l];
-        }
-        float top = -INFINITY;
-        for (int64_t j = 0; j < seen; ++j) {
-          s[j] = scale * (dot(u.data(), latent.row(j), L) + dot(qi + P, pe.row(j), R));
-          top = std::max(top, s[j]);
-        }
-        float sum = 0;
         std::fill(z.begin(), z.end(), 0.0f);
-        for (int64_t j = 0; j < seen; ++j) {
-          float e = std::exp(s[j] - top);
-          sum += e;
-          const float* c = latent.row(j);
-          for (int64_t l = 0; l < L; ++l) z[l] += e * c[l];
+        for (int64_t p = 0; p < P; ++p) {
+          const float* r = weight_row(base + p);
+          for (int64_t i = 0; i < m; ++i) mk.axpy(&u[i * L], r, query(i)[p], L);
         }
-        float* out = o.row(i * N + h);
-        for (int64_t d = 0; d < Dv; ++d) out[d] = dot(z.data(), weight_row(P + d), L) / sum;
+        for (int64_t j = 0; j < S; j += 4) {
+          int64_t rows = std::min<int64_t>(4, S - j);
+          mk.dot(&s[j], ld, rows_of(latent), j, rows, u.data(), L, m, L);
+          mk.dot(part[0], 4, rows_of(pe), j, rows, query(0) + P, N * q.ld, m, R);
+          for (int64_t i = 0; i < m; ++i)
+            for (int64_t r = 0; r < rows; ++r) s[i * ld + j + r] += part[i][r];
+        }
+        auto seen = [&](int64_t i) { return S - n + first + i + 1; };
+        for (int64_t i = 0; i < m; ++i) {
+          float* p = &s[i * ld];
+          sum[i] = mk.exp_sum(p, scale, *std::max_element(p, p + seen(i)) * scale, seen(i));
+        }
+        for (int64_t j = 0; j < seen(m - 1); ++j)
+          for (int64_t i = 0; i < m; ++i)
+            if (j < seen(i)) mk.axpy(&z[i * L], latent.row(j), s[i * ld + j], L);
+        for (int64_t d = 0; d < Dv; d += 4) {
+          int64_t rows = std::min<int64_t>(4, Dv - d);
+          mk.dot(part[0], 4, rows_of(w), base + P + d, rows, z.data(), L, m, L);
+          for (int64_t i = 0; i < m; ++i)
+            for (int64_t r = 0; r < rows; ++r)
+              o.row((first + i) * N + h)[d + r] = part[i][r] / sum[i];
+        }
       }
     }
   });

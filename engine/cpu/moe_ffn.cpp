@@ -114,10 +114,11 @@ void moe_ffn_fwd(Ctx& ctx, Tensor y, Tensor gate, Tensor up, Tensor x, Tensor we
   auto all = [](int64_t) { return true; };
   int64_t step_bytes = 2048, h_bytes = steps_of(mk, plan.hidden) * step_bytes,
           i_bytes = steps_of(mk, plan.inter) * step_bytes;
+  int64_t work = pairs * plan.hidden * plan.inter;
   for_units(plan.units(plan.inter, group_of(panels_of(plan.inter), 2 * h_bytes, plan.active), all),
-            [&](const MoeUnit& u) { f.gate_up(u); });
+            2 * work, [&](const MoeUnit& u) { f.gate_up(u); });
   for_units(plan.units(plan.hidden, group_of(panels_of(plan.hidden), i_bytes, plan.active), all),
-            [&](const MoeUnit& u) { f.down(u); });
+            work, [&](const MoeUnit& u) { f.down(u); });
   moe_combine(mk, plan, y, f.rows, weight, false);
 }
 

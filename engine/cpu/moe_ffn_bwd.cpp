@@ -55,8 +55,9 @@ void moe_ffn_bwd(Ctx& ctx, Tensor dx, Tensor dweight, ExpertWeights* dw, Tensor 
   if (dx) dgp = make_panels(mk, plan.panels(), inter), dup = make_panels(mk, plan.panels(), inter);
   Transposed dgt(inter, steps), dut(inter, steps), wat(inter, steps);
   Tensor dots = temporary({plan.tokens * plan.top_k, panels_of(inter)});
+  int64_t work = plan.tokens * plan.top_k * hidden * inter;
   for_units(
-      plan.units(inter, group_of(panels_of(inter), h_bytes, plan.active), all),
+      plan.units(inter, group_of(panels_of(inter), h_bytes, plan.active), all), work,
       [&](const MoeUnit& u) {
         int64_t e = u.expert, n = plan.count(e), base = plan.first(e);
         const char* p2 =
@@ -105,7 +106,7 @@ void moe_ffn_bwd(Ctx& ctx, Tensor dx, Tensor dweight, ExpertWeights* dw, Tensor 
     dyp = {};
     Tensor rows = temporary({plan.tokens * plan.top_k, hidden});
     for_units(plan.units(hidden, group_of(panels_of(hidden), 2 * i_bytes, plan.active), all),
-              [&](const MoeUnit& u) {
+              2 * work, [&](const MoeUnit& u) {
                 int64_t e = u.expert, n = plan.count(e), base = plan.first(e);
                 const char* p1 = pack_group(mk, 0, rows_of(w.gate[e]), true, hidden, inter, u.first,
                                             u.count, true);
@@ -151,11 +152,11 @@ void moe_ffn_bwd(Ctx& ctx, Tensor dx, Tensor dweight, ExpertWeights* dw, Tensor 
                  line_width(q, out.cols()), true);
       }
   };
-  for_units(plan.units(inter, 4, trains), [&](const MoeUnit& u) {
+  for_units(plan.units(inter, 4, trains), 2 * work, [&](const MoeUnit& u) {
     product(u, dw->gate[u.expert], dgt, xt);
     product(u, dw->up[u.expert], dut, xt);
   });
-  for_units(plan.units(hidden, 4, trains),
+  for_units(plan.units(hidden, 4, trains), work,
             [&](const MoeUnit& u) { product(u, dw->down[u.expert], dyt, wat); });
 }
 

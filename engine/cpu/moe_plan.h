@@ -34,12 +34,13 @@ struct MoePlan {
           "moe_ffn: {} experts and {} pairs in the index, {} in the table, {} tokens of top {}",
           experts, ix.pair.size(), w.gate.size(), tokens, top_k);
     for (int64_t e = 0; e < experts; ++e) {
-      check(w.gate[e].dim(0) == inter && w.gate[e].cols() == hidden &&
-                w.up[e].shape == w.gate[e].shape && w.down[e].dim(0) == hidden &&
-                w.down[e].cols() == inter,
-            "moe_ffn: expert {}: gate {}, up {}, down {} for hidden size {}", e,
-            to_string(w.gate[e].shape), to_string(w.up[e].shape), to_string(w.down[e].shape),
-            hidden);
+      if (w.gate[e].dim(0) != inter || w.gate[e].cols() != hidden ||
+          w.up[e].shape != w.gate[e].shape || w.down[e].dim(0) != hidden ||
+          w.down[e].cols() != inter)
+          [[unlikely]]  // not check(): its arguments would be built for every expert
+        fail("moe_ffn: expert {}: gate {}, up {}, down {} for hidden size {}", e,
+             to_string(w.gate[e].shape), to_string(w.up[e].shape), to_string(w.down[e].shape),
+             hidden);
       panel[e + 1] = panel[e] + panels_of(count(e));
       active += count(e) > 0;
     }
@@ -81,9 +82,11 @@ inline int64_t line_width(int64_t panel, int64_t lines) {
   return std::min<int64_t>(32, lines - panel * 32);
 }
 
+// `work`: multiply-adds of all units together.
 template <class F>
-void for_units(const std::vector<MoeUnit>& units, F&& fn) {
-  parallel_for(static_cast<int64_t>(units.size()), 1, [&](int64_t lo, int64_t hi) {
+void for_units(const std::vector<MoeUnit>& units, int64_t work, F&& fn) {
+  int64_t n = static_cast<int64_t>(units.size());
+  parallel_for(n, grain_of(work / std::max<int64_t>(1, n)), [&](int64_t lo, int64_t hi) {
     for (int64_t i = lo; i < hi; ++i) fn(units[i]);
   });
 }

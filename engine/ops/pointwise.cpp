@@ -6,8 +6,8 @@
 namespace sutor {
 
 Var add(const Var& a, const Var& b) {
-  check(a.value.shape == b.value.shape, "add {} and {}", to_string(a.value.shape),
-        to_string(b.value.shape));
+  if (a.value.shape != b.value.shape) [[unlikely]]
+    fail("add {} and {}", to_string(a.value.shape), to_string(b.value.shape));
   Ctx& ctx = a.tape->ctx;
   Tensor y = empty(a.value.shape);
   ctx.k->add_fwd(ctx, y, a.value, b.value);

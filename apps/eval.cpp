@@ -1,0 +1,88 @@
+// sutor eval: how well a model, with its adapters, does a task.
+#include <unistd.h>
+
+#include <cstdio>
+
+#include "apps/commands.h"
+#include "apps/common.h"
+#include "apps/data_args.h"
+#include "apps/table.h"
+#include "io/file.h"
+#include "model/eval.h"
+
+namespace sutor {
+namespace {
+
+void declare(Args& a) {
+  declare_model(a);
+  declare_data(a);
+  a.choice("metric", "what is measured", "loss", {"loss", "exact", "json", "multiple-choice"});
+  a.integer("max-tokens", "generated per row at the most", 128, 1, 1 << 20);
+  a.integer("batch", "rows (choices) in one forward pass", 8, 1, 1 << 20);
+  a.string("out", "JSON file with per-row results");
+}
+
+EvalResult measure(const Args& a, const EvalOptions& opt) {
+  const std::string &file = a.required("data"), &metric = a.str("metric");
+  Ctx ctx = a.context();
+  auto model = open_model(a);
+  Tokenizer tok = Tokenizer::load(a.str("MODEL"));
+  DataSet data =
+      load_rows(a, file, metric == "multiple-choice" ? RowKind::kQuestion : RowKind::kText);
+  auto templ = chat_template(a, data);
+  const ChatTemplate* chat = templ ? &*templ : nullptr;
+  if (metric == "loss") {
+    std::vector<int64_t> lines;
+    for (const Row& r : data.rows) lines.push_back(r.line);
+    return eval_loss(ctx, *model, encode_rows(data, file, tok, chat), lines, opt);
+  }
+  if (metric == "multiple-choice") return eval_choices(ctx, *model, tok, data, chat, opt);
+  std::vector<EvalTask> tasks = eval_tasks(data, file, tok, chat);
+  if (metric == "exact") return eval_exact(ctx, *model, tok, tasks, opt);
+  return eval_json(ctx, *model, tok, tasks, file, opt);
+}
+
+void run(const Args& a) {
+  const std::string& metric = a.str("metric");
+  bool generates = metric == "exact" || metric == "json";
+  a.no_effect_unless(generates, "max-tokens", "--metric " + metric + " generates nothing");
+  a.no_effect_unless(!generates, "batch", "--metric " + metric + " answers rows one by one");
+  a.no_effect_unless(false, "seed", "nothing is random");
+  bool bar = !a.on("quiet") && isatty(2) != 0;
+  EvalOptions opt{a.num("max-tokens"), a.num("batch"), [bar](size_t done, size_t all) {
+                    if (bar) note("\r{}/{}{}", done, all, done == all ? "\n" : "");
+                  }};
+  Stopwatch watch;
+  EvalResult r = measure(a, opt);
+  Json j = to_json(r), rows = std::move(j["rows"]);
+  j.erase("rows");
+  j["model"] = a.str("MODEL");
+  j["adapters"] = a.all("adapter");
+  j["data"] = a.str("data");
+  j["seconds"] = watch.seconds();
+  j["peak_bytes"] = peak_bytes();
+  j["rows"] = std::move(rows);
+  std::string text = j.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+  if (a.given("out")) write_file_atomic(a.str("out"), text);
+  if (a.on("json")) {
+    fmt::print("{}", text);
+    return;
+  }
+  Table t({"metric", r.metric});
+  t.row({"score", fmt::format("{:.4f}", r.score)});
+  for (const auto& [key, value] : r.more.items()) {
+    if (value.is_object()) continue;  // F1 of each field: in the JSON
+    t.row(
+        {key, value.is_number_float() ? fmt::format("{:.4f}", value.get<double>()) : value.dump()});
+  }
+  t.row({"rows", std::to_string(r.rows.size())});
+  t.row({"seconds", fmt::format("{:.1f}", watch.seconds())});
+  fmt::print("{}", t.text());
+}
+
+}  // namespace
+const Command kEval{"eval", "scores of a task: loss, exact answers, JSON fields, choices",
+                    "sutor eval model/ --adapter run/adapter --data test.jsonl --metric exact "
+                    "--max-tokens 64 --out eval.json",
+                    declare, run};
+}  // namespace sutor
