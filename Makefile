@@ -1,4 +1,4 @@
-# make · make test · make lint · make format · make asan · make tsan · make install · make clean
+# make · make test · make lint · make format · make asan · make tsan · make fuzz · make install · make clean
 # Sources are found by wildcard: a new file needs no edit here. The suffix of a file in engine/cpu/isa/ picks its flags.
 
 BUILD   ?= build
@@ -29,7 +29,7 @@ APP_OBJ  := $(call obj,$(APP_SRC))
 TEST_OBJ := $(call obj,$(TEST_SRC))
 TEST_ARGS ?=
 
-.PHONY: all deps demo reproduce embedded-model test lint format asan tsan install clean
+.PHONY: all deps demo reproduce embedded-model test lint format asan tsan fuzz install clean
 all: deps
 	@$(MAKE) -j$(JOBS) $(BUILD)/sutor
 
@@ -64,7 +64,7 @@ embedded-model:
 
 test: deps
 	@$(MAKE) -j$(JOBS) $(BUILD)/sutor $(BUILD)/sutor_tests
-	@$(MAKE) lint
+	@BUILD=$(BUILD) $(MAKE) lint
 	SUTOR=$(BUILD)/sutor $(BUILD)/sutor_tests $(TEST_ARGS)
 
 lint:
@@ -84,10 +84,33 @@ tsan:
 	@$(MAKE) -j$(JOBS) BUILD=$(BUILD)/tsan OPT="-O1 -g" CXXFLAGS="-fsanitize=thread" $(BUILD)/tsan/sutor $(BUILD)/tsan/sutor_tests
 	SUTOR=$(BUILD)/tsan/sutor $(BUILD)/tsan/sutor_tests $(TEST_ARGS)
 
+# Each target of tests/fuzz for FUZZ_SECONDS from its seeds, with clang's libFuzzer and sanitizers. clang 14 has no _Float16 here,
+# and no half is converted, so any type of two bytes will do.
+FUZZ_SECONDS ?= 5
+FUZZ     := $(patsubst tests/fuzz/%.cpp,%,$(wildcard tests/fuzz/*.cpp))
+FUZZ_OBJ := $(patsubst %.cpp,$(BUILD)/fuzz/%.o,$(wildcard io/*.cpp) engine/tensor.cpp model/esft.cpp)
+FUZZ_CXX  = clang++ $(STD) -O1 -g -D_Float16=short -I. -MMD -MP
+
+$(BUILD)/fuzz/%.o: %.cpp
+	@mkdir -p $(@D)
+	@echo "  FUZZ $<"; $(FUZZ_CXX) -fsanitize=fuzzer-no-link,address,undefined -c -o $@ $<
+
+$(addprefix $(BUILD)/fuzz_,$(FUZZ)): $(BUILD)/fuzz_%: $(BUILD)/fuzz/tests/fuzz/%.o $(FUZZ_OBJ)
+	@clang++ -fsanitize=fuzzer,address,undefined -o $@ $^ $(LDLIBS)
+
+fuzz:
+	@third_party/install.sh build dev
+	@$(MAKE) -j$(JOBS) $(addprefix $(BUILD)/fuzz_,$(FUZZ))
+	@for t in $(FUZZ); do \
+	  mkdir -p $(BUILD)/fuzz/corpus/$$t; echo "  RUN  $$t"; \
+	  $(BUILD)/fuzz_$$t -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=4096 -max_len=4096 -verbosity=0 -print_final_stats=1 \
+	    -artifact_prefix=$(BUILD)/fuzz/$$t- $(BUILD)/fuzz/corpus/$$t tests/fuzz/seeds/$$t || exit 1; \
+	done
+
 install: all
 	install -D -m 755 $(BUILD)/sutor $(DESTDIR)$(PREFIX)/bin/sutor
 
 clean:
 	rm -rf $(BUILD)
 
--include $(patsubst %.o,%.d,$(LIB_OBJ) $(APP_OBJ) $(TEST_OBJ))
+-include $(patsubst %.o,%.d,$(LIB_OBJ) $(APP_OBJ) $(TEST_OBJ) $(FUZZ_OBJ))

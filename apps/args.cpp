@@ -62,8 +62,13 @@ void Args::choice(const char* name, const char* help, std::string fallback,
   declare(name, Kind::kChoice, help, std::move(fallback)).allowed = std::move(allowed);
 }
 
+void Args::derive(const char* name, std::function<std::string(const Args&)> value) {
+  at(name);  // declared before
+  options_[name].derived = std::move(value);
+}
+
 void Args::common() {
-  string("device", "cpu | cuda | cuda:N", "cpu");
+  string("device", "cpu | cuda | cuda:N", cuda_unusable_because().empty() ? "cuda" : "cpu");
   choice("dtype", "what matrix products compute in", "bf16", {"bf16", "f32"});
   integer("threads", "0: one per physical core", 0, 0, 1024);
   integer("seed", "of everything random", 0, 0, INT64_MAX / 2);
@@ -206,6 +211,8 @@ bool Args::parse(int argc, char** argv) {
     if (!given(positionals_[i]) && !at(positionals_[i]).optional)
       throw UsageError(
           fmt::format("{} is missing; sutor {} --help tells", positionals_[i], command_));
+  for (auto& [name, o] : options_)
+    if (o.derived && !given(name)) o.text = o.derived(*this);
   if (on("dump-config")) {
     fmt::print("{}", yaml());
     return false;
@@ -242,8 +249,8 @@ Ctx Args::context() const {
   }
   set_num_threads(num("threads") > 0 ? static_cast<int>(num("threads")) : physical_cores());
   if (on("verbose"))
-    fmt::print(stderr, "device cpu ({}), dtype {}, {} threads\n", cpu::name_of(cpu::current_isa()),
-               str("dtype"), num_threads());
+    note("device cpu ({}), dtype {}, {} threads; {}\n", cpu::name_of(cpu::current_isa()),
+         str("dtype"), num_threads(), cuda_unusable_because());
   return cpu_context(str("dtype") == "f32" ? Compute::kF32 : Compute::kBF16);
 }
 

@@ -2,6 +2,8 @@
 // Options of a command: declared once, and that one list drives parsing, --help, --config
 // FILE.yaml, --dump-config.
 
+#include <cstdio>
+#include <functional>
 #include <map>
 #include <set>
 #include <string>
@@ -15,6 +17,13 @@ namespace sutor {
 struct UsageError : Error {
   using Error::Error;
 };
+
+// A line for people on stderr. Unlike fmt::print it never throws: a full or closed stderr must not
+// end the work.
+template <class... A>
+void note(fmt::format_string<A...> f, A&&... a) {
+  std::fputs(fmt::format(f, std::forward<A>(a)...).c_str(), stderr);
+}
 
 class Args {
  public:
@@ -34,6 +43,8 @@ class Args {
   void choice(const char* name, const char* help, std::string fallback,
               std::vector<std::string> allowed);
   void list(const char* name, const char* help);  // repeatable
+  // The default of an option that is not given, worked out from the others once they are known.
+  void derive(const char* name, std::function<std::string(const Args&)> value);
   void common();  // --device --dtype --threads --seed --verbose --quiet --json
 
   // Returns false when --help or --dump-config was asked for and has been printed.
@@ -60,6 +71,7 @@ class Args {
     std::vector<std::string> values, allowed;
     double lo = 0, hi = 0;
     bool positional = false, optional = false, from_file = false;
+    std::function<std::string(const Args&)> derived;
   };
   Option& declare(const char* name, Kind kind, const char* help, std::string fallback);
   const Option& at(const std::string& name) const;

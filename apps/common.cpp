@@ -2,8 +2,10 @@
 
 #include <chrono>
 #include <cstdio>
+#include <filesystem>
 #include <fstream>
 
+#include "io/file.h"
 #include "model/checkpoint.h"
 
 namespace sutor {
@@ -18,6 +20,14 @@ std::unique_ptr<Model> open_model(const Args& a) {
   auto model = load_model(a.str("MODEL"));
   for (const std::string& dir : a.all("adapter")) load_adapter(*model, dir);
   return model;
+}
+
+void check_model_folder_to_be(const std::string& out) {
+  namespace fs = std::filesystem;
+  check(!fs::exists(out) || (fs::is_directory(out) &&
+                             (fs::is_empty(out) || fs::exists(fs::path(out) / "config.json"))),
+        "{}: exists and is no model folder; name a new folder", out);
+  check_can_write(out, true);
 }
 
 void print_json(const Json& j) { fmt::print("{}\n", j.dump(2)); }

@@ -13,6 +13,9 @@ namespace sutor {
 void declare_model(Args& a, bool optional = false);
 std::unique_ptr<Model> open_model(const Args& a);
 void print_json(const Json& j);
+// For --out: the folder replaces what stood there, so only nothing, an empty folder or a model
+// folder may stand there; and its parent must be writable.
+void check_model_folder_to_be(const std::string& out);
 
 // Seconds since the first call's construction.
 class Stopwatch {

@@ -15,7 +15,7 @@ void declare_data(Args& a) {
 
 DataSet load_rows(const Args& a, const std::string& file, RowKind kind) {
   DataSet data = read_dataset(file, a.on("skip-bad-rows"), kind);
-  if (data.skipped > 0) fmt::print(stderr, "{}: {} bad rows skipped\n", file, data.skipped);
+  if (data.skipped > 0) note("{}: {} bad rows skipped\n", file, data.skipped);
   return data;
 }
 

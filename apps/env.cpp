@@ -90,6 +90,7 @@ void run(const Args& a) {
          {"memory_gib", gib("MemTotal")},
          {"memory_free_gib", gib("MemAvailable")},
          {"memory_limit_gib", memory_limit_gib()},
+         {"device", why.empty() ? "cuda" : "cpu"},
          {"cuda", why.empty() ? "usable" : "not usable: " + why},
          {"system", fmt::format("{} {} {}", os.sysname, os.release, os.machine)},
          {"compiler", "g++ " __VERSION__},

@@ -50,7 +50,7 @@ void run(const Args& a) {
   a.no_effect_unless(false, "seed", "nothing is random");
   bool bar = !a.on("quiet") && isatty(2) != 0;
   EvalOptions opt{a.num("max-tokens"), a.num("batch"), [bar](size_t done, size_t all) {
-                    if (bar) fmt::print(stderr, "\r{}/{}{}", done, all, done == all ? "\n" : "");
+                    if (bar) note("\r{}/{}{}", done, all, done == all ? "\n" : "");
                   }};
   Stopwatch watch;
   EvalResult r = measure(a, opt);

@@ -18,6 +18,7 @@ void declare(Args& a) {
 
 void run(const Args& a) {
   const std::string& out = a.required("out");
+  check_model_folder_to_be(out);
   Config config = read_config(a.str("CONFIG"));
   auto source = random_source(config, static_cast<uint64_t>(a.num("seed")),
                               a.str("weights") == "F32" ? DType::F32 : DType::BF16);

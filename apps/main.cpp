@@ -2,7 +2,9 @@
 #include <csignal>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
 #include <new>
+#include <system_error>
 
 #include "apps/commands.h"
 
@@ -12,13 +14,13 @@ namespace {
 
 constexpr const char* kVersion = "0.1.0";
 
-int usage(FILE* to) {
-  fmt::print(to,
-             "sutor: trains and runs Mixture-of-Experts models; ESFT: trains only the experts that "
-             "carry a task\n\n");
-  for (const Command* c : commands()) fmt::print(to, "  {:<10} {}\n", c->name, c->summary);
-  fmt::print(to, "\nsutor COMMAND --help tells more.\n");
-  return to == stdout ? 0 : 2;
+std::string usage() {
+  std::string s =
+      "sutor: trains and runs Mixture-of-Experts models; ESFT: trains only the experts that carry "
+      "a "
+      "task\n\n";
+  for (const Command* c : commands()) s += fmt::format("  {:<10} {}\n", c->name, c->summary);
+  return s + "\nsutor COMMAND --help tells more.\n";
 }
 
 std::string one_line(std::string s) {
@@ -27,41 +29,52 @@ std::string one_line(std::string s) {
   return s;
 }
 
-int run(const Command& c, int argc, char** argv) {
+void run(const Command& c, int argc, char** argv) {
   Args args(c.name, c.summary, c.example);
   c.declare(args);
   if (args.parse(argc, argv)) c.run(args);
-  if (std::fflush(stdout) != 0)
-    fail("standard output: cannot be written: {}", std::strerror(errno));
-  return 0;
+}
+
+// Work, then what it left in stdout's buffer. An error is one line, written without exceptions: a
+// full stderr must not turn it into an abort.
+template <class Work>
+int guarded(const std::string& who, Work&& work) {
+  int code = 1;
+  std::string why;
+  try {
+    work();
+    if (std::fflush(stdout) == 0) return 0;
+    why = fmt::format("standard output: cannot be written: {}", std::strerror(errno));
+  } catch (const UsageError& e) {
+    code = 2;
+    why = e.what();
+  } catch (const std::bad_alloc&) {
+    why = "out of memory";
+  } catch (const std::filesystem::filesystem_error& e) {
+    why = e.what();
+  } catch (const std::system_error& e) {  // what fmt::print throws
+    why = fmt::format("standard output: cannot be written: {}", e.code().message());
+  } catch (const std::exception& e) {
+    why = e.what();
+  }
+  note("{}: {}\n", who, one_line(why));
+  return code;
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  std::signal(SIGPIPE, SIG_IGN);
-  if (argc < 2) return usage(stderr);
+  for (int sig : {SIGPIPE, SIGXFSZ}) std::signal(sig, SIG_IGN);  // errors of write, not deaths
+  if (argc < 2) {
+    note("{}", usage());
+    return 2;
+  }
   std::string name = argv[1];
-  if (name == "--help" || name == "-h" || name == "help") return usage(stdout);
-  if (name == "--version") {
-    fmt::print("sutor {}\n", kVersion);
-    return 0;
-  }
-  for (const Command* c : commands()) {
-    if (name != c->name) continue;
-    try {
-      return run(*c, argc - 2, argv + 2);
-    } catch (const UsageError& e) {
-      fmt::print(stderr, "sutor {}: {}\n", name, one_line(e.what()));
-      return 2;
-    } catch (const std::bad_alloc&) {
-      fmt::print(stderr, "sutor {}: out of memory\n", name);
-      return 1;
-    } catch (const std::exception& e) {
-      fmt::print(stderr, "sutor {}: {}\n", name, one_line(e.what()));
-      return 1;
-    }
-  }
-  fmt::print(stderr, "sutor: no command '{}'; sutor --help lists them\n", name);
+  if (name == "--help" || name == "-h" || name == "help")
+    return guarded("sutor", [] { fmt::print("{}", usage()); });
+  if (name == "--version") return guarded("sutor", [] { fmt::print("sutor {}\n", kVersion); });
+  for (const Command* c : commands())
+    if (name == c->name) return guarded("sutor " + name, [&] { run(*c, argc - 2, argv + 2); });
+  note("sutor: no command '{}'; sutor --help lists them\n", one_line(name));
   return 2;
 }

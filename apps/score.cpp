@@ -38,6 +38,19 @@ struct Collector : Trace {
   }
 };
 
+// The logs replace the folder, so it must be new, empty, or hold such logs.
+void check_raw_dir(const std::string& dir) {
+  namespace fs = std::filesystem;
+  if (fs::exists(dir)) {
+    check(fs::is_directory(dir), "{}: is no folder", dir);
+    for (const auto& e : fs::directory_iterator(dir))
+      check(e.path().filename().string().starts_with("expert_weights_"),
+            "{}: holds {}, which is no routing log; name a new folder", dir,
+            e.path().filename().string());
+  }
+  check_can_write(dir, true);
+}
+
 void write_raw(const std::string& dir, const std::map<int, std::string>& raw) {
   AtomicFolder folder(dir);
   for (const auto& [layer, text] : raw)
@@ -63,6 +76,8 @@ void run(const Args& a) {
     a.no_effect_unless(false, o, "config.json says it (only --from-raw needs it)");
   if (!a.given("MODEL")) throw UsageError("MODEL is missing (or --from-raw DIR)");
   const std::string& file = a.required("data");
+  check_can_write(out);
+  if (a.given("raw-dir")) check_raw_dir(a.str("raw-dir"));
   Ctx ctx = a.context();
   auto model = open_model(a);
   Tokenizer tok = Tokenizer::load(a.str("MODEL"));
@@ -75,8 +90,8 @@ void run(const Args& a) {
   int64_t truncated = 0;
   std::vector<TrainRow> rows = pack(examples, Packing::kDocuments, a.num("seq"), 0, 0, truncated);
   if (truncated > 0 && !a.on("quiet"))
-    fmt::print(stderr, "{} of {} samples are longer than --seq {} and lost their end\n", truncated,
-               n, a.num("seq"));
+    note("{} of {} samples are longer than --seq {} and lost their end\n", truncated, n,
+         a.num("seq"));
   Collector tap(model->config, a.str("average") == "sample", a.on("normalise-gate"),
                 a.given("raw-dir"));
   Stopwatch watch;
@@ -89,8 +104,8 @@ void run(const Args& a) {
     tokens += b.ids.numel();
   }
   double seconds = watch.seconds();
-  write_scores(out, tap.acc.scores());
   if (a.given("raw-dir")) write_raw(a.str("raw-dir"), tap.raw);
+  write_scores(out, tap.acc.scores());
   if (a.on("json"))
     return print_json({{"samples", n},
                        {"tokens", tokens},

@@ -11,8 +11,10 @@ void declare(Args& a) {
   a.positional("SCORES", "scores.json of sutor score");
   a.choice("score", "which score", "token", {"token", "gate"});
   a.real("top-p",
-         "take experts until their cumulative score reaches this (paper: 0.2 token, 0.1 gate)", 0.2,
-         0, 1);
+         "take experts until their cumulative score reaches this (default 0.2 token, 0.1 gate, the "
+         "paper's)",
+         0.2, 0, 1);
+  a.derive("top-p", [](const Args& x) { return x.str("score") == "token" ? "0.2" : "0.1"; });
   a.string("out", "expert_cfg.json to write");
   a.flag("train-shared", "train the shared experts too");
   a.flag("train-non-expert", "train attention, norms, router, embeddings and head too");
@@ -24,7 +26,7 @@ void run(const Args& a) {
   const std::string& out = a.required("out");
   Scores scores = read_scores(a.str("SCORES"));
   const LayerScores& chosen = a.str("score") == "token" ? scores.token : scores.gate;
-  double p = a.given("top-p") ? a.real("top-p") : a.str("score") == "token" ? 0.2 : 0.1;
+  double p = a.real("top-p");
   ExpertConfig c = select_experts(chosen, p);
   if (a.given("random")) c = randomize(c, chosen, static_cast<uint64_t>(a.num("random")));
   c.shared_experts = a.on("train-shared");

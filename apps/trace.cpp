@@ -3,6 +3,7 @@
 
 #include "apps/commands.h"
 #include "apps/common.h"
+#include "io/file.h"
 
 namespace sutor {
 namespace {
@@ -19,6 +20,7 @@ void declare(Args& a) {
 
 void run(const Args& a) {
   const std::string &in = a.required("input"), &out = a.required("out");
+  check_can_write(out);
   Ctx ctx = a.context();
   auto model = open_model(a);
   TraceRequest request{a.on("grads"), a.num("greedy"), a.on("aux"), a.str("activations")};

@@ -92,8 +92,6 @@ TrainOptions train_options(const Args& a) {
   o.mean = a.str("packing") == "esft-compat" ? LossMean::kMeans : LossMean::kTokens;
   o.shuffle = a.str("order") == "shuffle";
   o.seed = static_cast<uint64_t>(a.num("seed"));
-  a.no_effect_unless(o.aux_alpha == 0 || !a.on("recompute"), "recompute",
-                     "blocks with a balance loss are not recomputed");
   check(o.warmup <= o.steps, "--warmup {} is longer than --steps {}", o.warmup, o.steps);
   return o;
 }
@@ -108,10 +106,30 @@ std::string run_identity(const Args& a) {
   return id;
 }
 
+// The run folder, removed again when nothing could be written into it.
+class NewFolder {
+ public:
+  explicit NewFolder(const std::string& path) : path_(path) {
+    std::error_code ec;
+    made_ = fs::create_directories(path, ec);
+    check(!ec, "{}: cannot be created: {}", path, ec.message());
+  }
+  void keep() { made_ = false; }
+  ~NewFolder() {
+    std::error_code ec;
+    if (made_) fs::remove(path_, ec);  // only when empty
+  }
+
+ private:
+  std::string path_;
+  bool made_ = false;
+};
+
 class Log {
  public:
-  Log(const std::string& path, bool append)
-      : file_(path, append ? std::ios::app : std::ios::trunc), path_(path) {
+  Log(const std::string& path, bool append) : path_(path) {
+    if (append) drop_torn_line();
+    file_.open(path, append ? std::ios::app : std::ios::trunc);
     check(file_.is_open(), "{}: cannot be written", path);
   }
   void line(const Json& j) {
@@ -120,6 +138,13 @@ class Log {
   }
 
  private:
+  // A killed run may have left half a line.
+  void drop_torn_line() {
+    if (!fs::exists(path_)) return;
+    std::string text = read_file(path_);
+    if (size_t whole = text.rfind('\n') + 1; whole != text.size()) fs::resize_file(path_, whole);
+  }
+
   std::ofstream file_;
   std::string path_;
 };
@@ -142,24 +167,23 @@ void run(const Args& a) {
                                     tok.eos(), pack_seed, truncated),
                         eval_rows;
   if (truncated > 0)
-    fmt::print(stderr, "{} examples are longer than --seq {} and lost their end\n", truncated,
-               a.num("seq"));
+    note("{} examples are longer than --seq {} and lost their end\n", truncated, a.num("seq"));
   if (a.given("eval-data"))
     eval_rows = pack(load_examples(a, a.str("eval-data"), tok), Packing::kDocuments, a.num("seq"),
                      tok.eos(), 0, truncated);
   model->params.prepare_training(ctx.compute);
   model->recompute = a.on("recompute");
-  std::error_code ec;
-  fs::create_directories(out, ec);
-  check(!ec, "{}: cannot be created: {}", out, ec.message());
 
   int64_t done = 0, trainable = 0;
   for (Param* p : model->params.trainable()) trainable += p->value.numel();
+  if (a.on("resume")) sweep_leftovers(out);
   std::string newest = a.on("resume") ? newest_checkpoint(out) : "", identity = run_identity(a);
   check(!a.on("resume") || !newest.empty(), "{}: has no checkpoint to resume", out);
+  NewFolder folder(out);
   if (!newest.empty()) done = read_state(newest, *model, identity);
   check(done <= opt.steps, "{}: is at step {}, --steps is {}", newest, done, opt.steps);
   write_file_atomic(out + "/run.yaml", a.yaml());
+  folder.keep();
   Log log(out + "/log.jsonl", !newest.empty());
   log.line({{"config", a.yaml()},
             {"identity", identity},
@@ -168,8 +192,8 @@ void run(const Args& a) {
             {"resumed_at", done}});
   for (int sig : {SIGTERM, SIGUSR1}) std::signal(sig, [](int) { stop_asked = 1; });
   if (!a.on("quiet"))
-    fmt::print(stderr, "{} rows of up to {} tokens; {} trainable parameters; {} tokens a step\n",
-               rows.size(), a.num("seq"), trainable, opt.batch * opt.grad_accum * a.num("seq"));
+    note("{} rows of up to {} tokens; {} trainable parameters; {} tokens a step\n", rows.size(),
+         a.num("seq"), trainable, opt.batch * opt.grad_accum * a.num("seq"));
   auto save = [&](int64_t step) {
     write_state(fmt::format("{}/checkpoint-{}", out, step), *model, step, identity);
   };
@@ -189,8 +213,8 @@ void run(const Args& a) {
     log.line(j);
     bool show = s.step % std::max<int64_t>(1, opt.steps / 20) == 0 || s.step == opt.steps;
     if (!a.on("quiet") && show)
-      fmt::print(stderr, "step {}/{}  loss {:.9g}  norm {:.3g}  {:.0f} tokens/s\n", s.step,
-                 opt.steps, s.loss, s.grad_norm, static_cast<double>(s.tokens) / s.seconds);
+      note("step {}/{}  loss {:.9g}  norm {:.3g}  {:.0f} tokens/s\n", s.step, opt.steps, s.loss,
+           s.grad_norm, static_cast<double>(s.tokens) / s.seconds);
     stopped = stop_asked != 0;
     if (stopped || (a.num("save-every") > 0 && s.step % a.num("save-every") == 0)) save(s.step);
     return !stopped;

@@ -9,9 +9,9 @@ namespace sutor {
 
 enum class Compute { kF32, kBF16 };
 
-struct AdamWStep {
-  float lr, beta1, beta2, eps, weight_decay;
-  float grad_scale;     // the gradient is multiplied by this first (clipping)
+struct AdamWStep {  // double until the constants of the element loop are rounded, once
+  double lr, beta1, beta2, eps, weight_decay;
+  double grad_scale;    // the gradient is multiplied by this first (clipping)
   double bias1, bias2;  // 1 - beta^t
 };
 

@@ -1,11 +1,10 @@
 #pragma once
-// Element types and the bf16/f16 storage types. Names follow safetensors (F32, BF16, I64, ...).
+// Element types and the bf16/f16 storage types. Names follow safetensors (F32, BF16, I64, ...). No
+// include with shared inline code: the files compiled for one instruction set read this.
 
 #include <bit>
 #include <cstdint>
 #include <string_view>
-
-#include "engine/error.h"
 
 namespace sutor {
 
@@ -82,21 +81,6 @@ constexpr DType dtype_of<int32_t>() {
 template <>
 constexpr DType dtype_of<uint8_t>() {
   return DType::U8;
-}
-
-// Calls fn(T{}) with the C++ type of a floating weight dtype: the only dtype switch.
-template <class F>
-decltype(auto) visit_float(DType t, F&& fn) {
-  switch (t) {
-    case DType::F32:
-      return fn(float{});
-    case DType::BF16:
-      return fn(bf16{});
-    case DType::F16:
-      return fn(f16{});
-    default:
-      fail("weights of type {} are not supported (F32, BF16, F16)", name_of(t));
-  }
 }
 
 }  // namespace sutor

@@ -32,15 +32,15 @@ double grad_norm(const std::vector<Param*>& params) {
 void adamw(Ctx& ctx, const std::vector<Param*>& params, const AdamWOptions& opt, double lr,
            double grad_scale, int64_t t) {
   AdamWStep step{};
-  step.lr = static_cast<float>(lr);
-  step.beta1 = static_cast<float>(opt.beta1);
-  step.beta2 = static_cast<float>(opt.beta2);
-  step.eps = static_cast<float>(opt.eps);
-  step.grad_scale = static_cast<float>(grad_scale);
+  step.lr = lr;
+  step.beta1 = opt.beta1;
+  step.beta2 = opt.beta2;
+  step.eps = opt.eps;
+  step.grad_scale = grad_scale;
   step.bias1 = 1 - std::pow(opt.beta1, static_cast<double>(t));
   step.bias2 = 1 - std::pow(opt.beta2, static_cast<double>(t));
   for (Param* p : params) {
-    step.weight_decay = p->value.shape.size() > 1 ? static_cast<float>(opt.weight_decay) : 0.0f;
+    step.weight_decay = p->value.shape.size() > 1 ? opt.weight_decay : 0.0;
     ctx.k->adamw_step(ctx, p->value, p->master, p->m, p->v, p->grad, step);
   }
 }

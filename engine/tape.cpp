@@ -57,29 +57,41 @@ void Tape::backward(const std::vector<std::pair<Var, float>>& seeds) {
   run();
 }
 
-void Tape::backward(const Var& out, const Tensor& dout) {
-  if (!out.grad) return;
-  ctx.k->accumulate(ctx, out.grad(), dout, 1.0f);
+void Tape::backward(const std::vector<Var>& outs, const std::vector<Tensor>& douts) {
+  for (size_t i = 0; i < outs.size(); ++i)
+    if (outs[i].grad && douts[i]) ctx.k->accumulate(ctx, outs[i].grad(), douts[i], 1.0f);
   run();
 }
 
-Var checkpoint(const Var& x, const std::function<Var(const Var&)>& block) {
+std::vector<Var> checkpoint(const Var& x, const Block& block) {
   Tape& tape = *x.tape;
   if (!tape.recording()) return block(x);
   Tape probe(tape.ctx, false);
-  Var out = block(probe.constant(x.value));
+  std::vector<Var> outs = block(probe.constant(x.value));
   // A frozen x must not cut the block off: it records whenever something inside it trains.
-  if (!x.grad && !probe.saw_trainable()) return tape.constant(out.value);
+  if (!x.grad && !probe.saw_trainable()) {
+    for (Var& v : outs) v = tape.constant(v.value);
+    return outs;
+  }
   Var anchor = tape.leaf(Tensor{});
-  return tape.record(out.value, {x.grad, anchor.grad},
-                     [&ctx = tape.ctx, value = x.value, dx = x.grad, block](const Tensor& dy) {
-                       Tape inner(ctx, true);
-                       Var again = dx ? inner.leaf(value) : inner.constant(value);
-                       if (dx)
-                         again.grad.slot->value =
-                             dx();  // accumulate straight into the outer gradient
-                       inner.backward(block(again), dy);
-                     });
+  // One closure recomputes, the first output's, recorded first and so run last: the other outputs
+  // put their gradients aside and make sure that it runs.
+  auto douts = std::make_shared<std::vector<Tensor>>(outs.size());
+  auto again = [&ctx = tape.ctx, value = x.value, dx = x.grad, block, douts](const Tensor& dy) {
+    (*douts)[0] = dy;
+    Tape inner(ctx, true);
+    Var in = dx ? inner.leaf(value) : inner.constant(value);
+    if (dx) in.grad.slot->value = dx();  // accumulate straight into the outer gradient
+    inner.backward(block(in), *douts);
+  };
+  outs[0] = tape.record(outs[0].value, {x.grad, anchor.grad}, again);
+  for (size_t i = 1; i < outs.size(); ++i)
+    outs[i] = tape.record(outs[i].value, {anchor.grad},
+                          [douts, i, first = outs[0].grad](const Tensor& dy) {
+                            (*douts)[i] = dy;
+                            first();
+                          });
+  return outs;
 }
 
 }  // namespace sutor

@@ -61,7 +61,8 @@ class Tape {
   // Seeds each scalar's gradient with its weight, then runs the closures in reverse, freeing as it
   // goes.
   void backward(const std::vector<std::pair<Var, float>>& seeds);
-  void backward(const Var& out, const Tensor& dout);  // the same for one value of any shape
+  void backward(const std::vector<Var>& outs,
+                const std::vector<Tensor>& douts);  // the same for values of any shape; empty: none
 
   bool saw_trainable() const { return saw_trainable_; }
   void note_trainable() { saw_trainable_ = true; }  // for ops that take parameters by table
@@ -78,7 +79,8 @@ class Tape {
 };
 
 // Runs `block` without keeping its activations and again during backward; bitwise equal to running
-// it plainly.
-Var checkpoint(const Var& x, const std::function<Var(const Var&)>& block);
+// it plainly. A block has one or more outputs (hidden states, then perhaps a balance loss).
+using Block = std::function<std::vector<Var>(const Var&)>;
+std::vector<Var> checkpoint(const Var& x, const Block& block);
 
 }  // namespace sutor

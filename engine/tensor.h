@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "engine/dtype.h"
+#include "engine/error.h"
 
 namespace sutor {
 
@@ -80,5 +81,20 @@ struct MemoryStats {
 };
 MemoryStats memory_stats();
 void reset_memory_peak();
+
+// Calls fn(T{}) with the C++ type of a floating weight dtype: the only dtype switch.
+template <class F>
+decltype(auto) visit_float(DType t, F&& fn) {
+  switch (t) {
+    case DType::F32:
+      return fn(float{});
+    case DType::BF16:
+      return fn(bf16{});
+    case DType::F16:
+      return fn(f16{});
+    default:
+      fail("weights of type {} are not supported (F32, BF16, F16)", name_of(t));
+  }
+}
 
 }  // namespace sutor

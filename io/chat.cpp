@@ -1,3 +1,8 @@
+// Finds a folder's chat template, renders conversations, and tells the answers apart: by the
+// template's own {% generation %} marks, else as the difference between the text up to an answer
+// and the text with it. Sources: transformers' apply_chat_template. Test: tests/data.cpp,
+// tests/jinja.cpp.
+
 #include "io/chat.h"
 
 #include <ctime>
@@ -34,19 +39,51 @@ std::optional<ChatTemplate> ChatTemplate::load(const std::string& folder) {
   return ChatTemplate(source, variables);
 }
 
-std::string ChatTemplate::render(const std::vector<Message>& messages,
-                                 bool add_generation_prompt) const {
+namespace {
+
+// The template marks what the model writes, with {% generation %}: one span per answer.
+std::vector<ChatPart> marked_parts(const jinja::Rendered& r, const std::vector<Message>& messages) {
+  std::vector<bool> train;
+  for (const Message& m : messages)
+    if (m.role == "assistant") train.push_back(m.train);
+  check(train.size() == r.generation.size(),
+        "the chat template marks {} spans with {{% generation %}}, the row has {} answers",
+        r.generation.size(), train.size());
+  std::vector<ChatPart> out;
+  size_t at = 0;
+  for (size_t i = 0; i < train.size(); ++i) {
+    auto [begin, end] = r.generation[i];
+    if (begin > at) out.push_back({r.text.substr(at, begin - at), false});
+    if (end > begin) out.push_back({r.text.substr(begin, end - begin), train[i]});
+    at = end;
+  }
+  if (at < r.text.size()) out.push_back({r.text.substr(at), false});
+  return out;
+}
+
+}  // namespace
+
+Json ChatTemplate::variables_of(const std::vector<Message>& messages,
+                                bool add_generation_prompt) const {
   Json v = variables_;
   v["messages"] = Json::array();
   for (const Message& m : messages)
     v["messages"].push_back({{"role", m.role}, {"content", m.content}});
   v["add_generation_prompt"] = add_generation_prompt;
-  return jinja::render(source_, v, std::time(nullptr));
+  return v;
+}
+
+std::string ChatTemplate::render(const std::vector<Message>& messages,
+                                 bool add_generation_prompt) const {
+  return jinja::render(source_, variables_of(messages, add_generation_prompt), std::time(nullptr));
 }
 
 std::vector<ChatPart> ChatTemplate::parts(const std::vector<Message>& messages) const {
   std::vector<ChatPart> out;
-  std::string done, whole = render(messages, false);
+  jinja::Rendered marked =
+      jinja::render_spans(source_, variables_of(messages, false), std::time(nullptr));
+  if (!marked.generation.empty()) return marked_parts(marked, messages);
+  std::string done, whole = std::move(marked.text);
   std::vector<Message> prefix;
   for (const Message& m : messages) {
     if (m.role != "assistant") {

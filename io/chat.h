@@ -21,10 +21,13 @@ class ChatTemplate {
       : source_(std::move(source)), variables_(std::move(variables)) {}
 
   std::string render(const std::vector<Message>& messages, bool add_generation_prompt) const;
-  // The rendered conversation in parts; answers of messages that train are marked.
+  // The rendered conversation in parts; answers of messages that train are marked: by the
+  // template's
+  // {% generation %} spans, else by what each answer adds to the prompt before it.
   std::vector<ChatPart> parts(const std::vector<Message>& messages) const;
 
  private:
+  Json variables_of(const std::vector<Message>& messages, bool add_generation_prompt) const;
   std::string source_;
   Json variables_;  // bos_token, eos_token, ...
 };

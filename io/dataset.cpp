@@ -1,3 +1,7 @@
+// Rows of .jsonl (one a line) or .json (one list) into messages, prompt + completion, text or ids.
+// The row kinds are told apart by their keys; every error names file and line. Test:
+// tests/data.cpp, tests/robustness.cpp.
+
 #include "io/dataset.h"
 
 #include "io/file.h"

@@ -1,7 +1,14 @@
+// Maps, and writes that are whole or absent: temporary beside the target, fsync, rename, fsync of
+// the parent. A writer holds flock on its temporary, so that the next writer can tell what a killed
+// one left. Folders are exchanged in one step (RENAME_EXCHANGE) where the file system can. Test:
+// tests/file.cpp; tests/kill.cpp kills a writer at every system call.
+
 #include "io/file.h"
 
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -9,6 +16,7 @@
 #include <xxhash.h>
 
 #include <cerrno>
+#include <charconv>
 #include <cstring>
 #include <filesystem>
 
@@ -45,10 +53,32 @@ std::string parent_of(const std::string& path) {
   return p.empty() ? "." : p;
 }
 
-std::string temp_of(const std::string& path, const char* kind) {
+const std::string kTmp = ".sutor-tmp-", kOld = ".sutor-old-";
+
+std::string temp_of(const std::string& path, const std::string& prefix) {
   return (fs::path(parent_of(path)) /
-          fmt::format(".{}-{}-{}", kind, fs::path(path).filename().string(), getpid()))
+          fmt::format("{}{}-{}", prefix, fs::path(path).filename().string(), getpid()))
       .string();
+}
+
+// Held by a writer on its temporary while it lives; the kernel drops it with the process.
+bool lock(int fd) { return flock(fd, LOCK_EX | LOCK_NB) == 0; }
+
+// NAME of a leftover whose writer is gone; empty: no leftover, or still written.
+std::string abandoned(const fs::path& p) {
+  std::string file = p.filename().string();
+  if (!file.starts_with(kTmp) && !file.starts_with(kOld)) return "";
+  size_t dash = file.rfind('-');
+  int pid = 0;
+  auto [end, ec] = std::from_chars(file.data() + dash + 1, file.data() + file.size(), pid);
+  if (dash <= kTmp.size() || ec != std::errc() || end != file.data() + file.size() || pid <= 0)
+    return "";
+  if (kill(pid, 0) == 0 || errno != ESRCH) return "";
+  int fd = open(p.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+  if (fd < 0) return "";
+  bool free = lock(fd);
+  close(fd);
+  return free ? file.substr(kTmp.size(), dash - kTmp.size()) : "";
 }
 
 void move(const std::string& from, const std::string& to) {
@@ -93,9 +123,37 @@ std::string hash_file(const std::string& path) {
   return fmt::format("{:016x}{:016x}", h.high64, h.low64);
 }
 
-AtomicFile::AtomicFile(std::string path) : path_(std::move(path)), temp_(temp_of(path_, "tmp")) {
+void sweep_leftovers(const std::string& dir, const std::string& name) {
+  std::error_code ec;
+  for (fs::directory_iterator it(dir, ec), last; !ec && it != last; it.increment(ec)) {
+    fs::path p = it->path();
+    std::string of = abandoned(p);
+    if (of.empty() || (!name.empty() && of != name)) continue;
+    std::error_code ignored;
+    bool old = p.filename().string().starts_with(kOld);
+    if (old && !fs::exists(p.parent_path() / of, ignored))
+      fs::rename(p, p.parent_path() / of, ignored);
+    else
+      fs::remove_all(p, ignored);
+  }
+}
+
+void check_can_write(const std::string& path, bool folder) {
+  check(!path.empty(), "the empty path cannot be written");
+  std::error_code ec;
+  check(folder || !fs::is_directory(path, ec), "{}: is a folder, a file is to be written", path);
+  check(!folder || !fs::exists(path, ec) || fs::is_directory(path, ec), "{}: is no folder", path);
+  AtomicFile probe(folder ? clean(path) : path);
+}
+
+AtomicFile::AtomicFile(std::string path) : path_(std::move(path)), temp_(temp_of(path_, kTmp)) {
+  sweep_leftovers(parent_of(path_), fs::path(path_).filename().string());
   fd_ = open(temp_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-  if (fd_ < 0) fail_errno(path_, "create");
+  if (fd_ < 0) {
+    temp_.clear();
+    fail_errno(path_, "create");
+  }
+  lock(fd_);
 }
 
 AtomicFile::~AtomicFile() {
@@ -131,15 +189,19 @@ void write_file_atomic(const std::string& path, std::string_view bytes) {
 }
 
 AtomicFolder::AtomicFolder(std::string path)
-    : path_(clean(std::move(path))), temp_(temp_of(path_, "tmp")) {
+    : path_(clean(std::move(path))), temp_(temp_of(path_, kTmp)) {
+  sweep_leftovers(parent_of(path_), fs::path(path_).filename().string());
   std::error_code ec;
   fs::remove_all(temp_, ec);  // ours: the pid was reused after a crash
   if (mkdir(temp_.c_str(), 0777) != 0) fail_errno(path_, "create the folder");
+  lock_ = open(temp_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (lock_ >= 0) lock(lock_);
 }
 
 AtomicFolder::~AtomicFolder() {
   std::error_code ec;
   if (!done_) fs::remove_all(temp_, ec);
+  if (lock_ >= 0) close(lock_);
 }
 
 void AtomicFolder::commit() {
@@ -157,7 +219,7 @@ void AtomicFolder::commit() {
     move(temp_, path_);
     done_ = true;
   } else if (renameat2(AT_FDCWD, temp_.c_str(), AT_FDCWD, path_.c_str(), RENAME_EXCHANGE) != 0) {
-    std::string old = temp_of(path_, "old");
+    std::string old = temp_of(path_, kOld);
     move(path_, old);
     if (rename(temp_.c_str(), path_.c_str()) != 0) {
       int e = errno;

@@ -24,6 +24,17 @@ struct MappedFile : Storage {
 
 std::string read_file(const std::string& path, size_t max_bytes = size_t{1} << 30);
 void write_file_atomic(const std::string& path, std::string_view bytes);
+
+// Throws now, before hours of work, when the file (or the folder) cannot be written.
+void check_can_write(const std::string& path, bool folder = false);
+
+// A writer that was killed leaves its temporary, named .sutor-tmp-NAME-PID (or .sutor-old-NAME-PID,
+// a folder set aside to be replaced). This removes those of `dir`, of one NAME if given, whose
+// writer is gone: no such process, and nobody holds the lock that a writer holds on its temporary.
+// An old folder whose replacement never arrived gets its name back. Every atomic write begins with
+// it for its own name.
+void sweep_leftovers(const std::string& dir, const std::string& name = "");
+
 std::string hash_file(const std::string& path);  // XXH3-128, 32 hex digits
 
 // A file written in pieces under its final name only on commit(); removed when destroyed before.
@@ -54,6 +65,7 @@ class AtomicFolder {
 
  private:
   std::string path_, temp_;
+  int lock_ = -1;
   bool done_ = false;
 };
 

@@ -1,3 +1,7 @@
+// Template text to tokens. trim_blocks (the newline after a block tag goes) and lstrip_blocks
+// (blanks before one go) are on, as transformers sets them; `-` and `+` in a tag overrule them.
+// Test: tests/jinja.cpp against jinja2.
+
 #include "io/jinja_lexer.h"
 
 #include <algorithm>

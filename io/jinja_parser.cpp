@@ -1,3 +1,7 @@
+// Tokens to a tree, by recursive descent with jinja2's precedences: or, and, not, comparisons, + -,
+// ~,
+// * / // %, unary, **, then postfix, filters and tests. Depth is capped. Test: tests/jinja.cpp.
+
 #include "io/jinja_parser.h"
 
 #include "engine/error.h"

@@ -1,3 +1,6 @@
+// The strict JSON reader: a SAX handler over nlohmann's parser that refuses duplicate keys and deep
+// nesting and builds the tree itself. Test: tests/safetensors.cpp, tests/robustness.cpp.
+
 #include "io/json.h"
 
 #include <unordered_set>

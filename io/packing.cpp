@@ -1,3 +1,6 @@
+// Examples into rows of at most `seq` tokens: whole documents side by side, one example a row, or
+// the ESFT authors' stream cut into blocks (their utils.py). Test: tests/data.cpp, token for token.
+
 #include "io/packing.h"
 
 #include <algorithm>

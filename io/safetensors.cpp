@@ -1,3 +1,8 @@
+// Reads the header (u64 length, JSON), checks it in the order and with the error names of the
+// reference (huggingface/safetensors), and hands out views into the mapped file. A checkpoint is
+// one file or an index.json over shards, which may only be plain file names. Test:
+// tests/safetensors.cpp (a table of corruptions), tests/fuzz/safetensors.cpp.
+
 #include "io/safetensors.h"
 
 #include <algorithm>

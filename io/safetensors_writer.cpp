@@ -1,3 +1,7 @@
+// Header, then tensors in the reference's order (dtype descending in its enum, then name), so that
+// equal tensors give equal bytes. Shards as Hugging Face names them, with index.json. Test:
+// tests/safetensors.cpp.
+
 #include "io/safetensors_writer.h"
 
 #include <algorithm>

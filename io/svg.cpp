@@ -1,3 +1,6 @@
+// Line charts, heat maps and bars as inline SVG text: axes with round ticks, one colour scale, no
+// script and no external reference. Test: tests/report.cpp.
+
 #include "io/svg.h"
 
 #include <algorithm>

@@ -19,6 +19,8 @@ namespace sutor {
 using namespace tok;
 
 namespace {
+constexpr std::string_view kUnderline = "\xE2\x96\x81";  // SentencePiece's visible space
+
 struct Added {
   std::string content, match;  // what is looked for: normalized when `normalized`
   int32_t id;
@@ -64,6 +66,9 @@ struct Tokenizer::Impl {
   std::vector<bool> is_special;
   std::unordered_map<std::string, int32_t> ids;
   int32_t bos = -1, eos = -1;
+  bool legacy = true, add_prefix_space = true;  // tokenizer.model only
+  std::string unk;                              // text of the unknown token
+  size_t unk_pieces = 0;                        // how many pieces that text is
 
   void put(const std::string& token, int32_t id, bool special) {
     if (static_cast<size_t>(id) >= tokens.size()) tokens.resize(id + 1), is_special.resize(id + 1);
@@ -127,9 +132,32 @@ struct Tokenizer::Impl {
     for (const Piece& x : p.list) bpe->encode(x.text, out);
   }
 
+  // Hugging Face's `legacy: false`: one prefix at the very beginning, none after special tokens.
+  std::string with_prefix(const std::string& text) const {
+    if (text.empty()) return text;
+    std::string s = add_prefix_space ? std::string(kUnderline) : "";
+    for (size_t i = 0; i < text.size();)
+      if (std::string_view(text).substr(i).starts_with(kUnderline))
+        s += ' ', i += kUnderline.size();
+      else
+        s += text[i++];
+    return s;
+  }
+
+  void encode_spm(std::string_view text, std::vector<int32_t>& out) const {
+    std::vector<int> ids;
+    // The library drops leading spaces of a text without dummy prefix; behind the unknown token,
+    // whose pieces are then dropped, they stay.
+    bool guard = !legacy && (text.starts_with(kUnderline) || text.starts_with(' '));
+    auto status = spm->Encode((guard ? unk : "") + std::string(text), &ids);
+    check(status.ok(), "tokenizer.model: {}", status.ToString());
+    out.insert(out.end(), ids.begin() + (guard ? std::min(unk_pieces, ids.size()) : 0), ids.end());
+  }
+
   void load_json(const std::string& path);
   void load_spm(const std::string& path);
   void load_config(const std::string& folder);
+  void without_dummy_prefix();
   void post_processor(const Json& j, const Where& w);
 };
 
@@ -203,6 +231,19 @@ void Tokenizer::Impl::load_spm(const std::string& path) {
   bos = spm->bos_id(), eos = spm->eos_id();
 }
 
+void Tokenizer::Impl::without_dummy_prefix() {
+  // ModelProto.normalizer_spec (3) = {add_dummy_prefix (3) = false}: a field that occurs again is
+  // merged into the first.
+  std::string proto = spm->serialized_model_proto() + std::string("\x1a\x02\x18\x00", 4);
+  auto status = spm->LoadFromSerializedProto(proto);
+  check(status.ok(), "tokenizer.model: {}", status.ToString());
+  unk = tokens[spm->unk_id()];
+  std::vector<int> ids;
+  status = spm->Encode(unk, &ids);
+  check(status.ok(), "tokenizer.model: {}", status.ToString());
+  unk_pieces = ids.size();
+}
+
 void Tokenizer::Impl::load_config(const std::string& folder) {
   std::string path = folder + "/tokenizer_config.json";
   bool add_bos = true, add_eos = false, llama = spm != nullptr;
@@ -234,8 +275,9 @@ void Tokenizer::Impl::load_config(const std::string& folder) {
                           : "";
     if (cls == "LlamaTokenizerFast" || cls == "LlamaTokenizer")
       llama = true, before.clear(), after.clear();
-    check(!spm || bool_or(j, "legacy", true, w),
-          "{}: legacy: false is not supported without tokenizer.json", path);
+    legacy = !spm || bool_or(j, "legacy", true, w);
+    add_prefix_space = bool_or(j, "add_prefix_space", true, w);
+    if (!legacy) without_dummy_prefix();
   }
   if (llama && add_bos && bos >= 0) before = {bos};
   if (llama && add_eos && eos >= 0) after = {eos};
@@ -262,15 +304,17 @@ std::vector<int32_t> Tokenizer::encode(std::string_view raw, bool add_special,
   std::vector<int32_t> out;
   if (add_special) out = impl_->before;
   std::vector<Section> outer, inner;
+  if (impl_->spm && !impl_->legacy) text = impl_->with_prefix(text);
   impl_->split(text, 0, false, parse_special, outer);
+  // The prefix before a special token is none.
+  if (impl_->spm && !impl_->legacy && outer.size() > 1 && outer[0].text == kUnderline &&
+      special(outer[1].id))
+    outer.erase(outer.begin());
   for (const Section& s : outer) {
     if (s.id >= 0) {
       out.push_back(s.id);
     } else if (impl_->spm) {
-      std::vector<int> ids;
-      auto status = impl_->spm->Encode(std::string(s.text), &ids);
-      check(status.ok(), "tokenizer.model: {}", status.ToString());
-      out.insert(out.end(), ids.begin(), ids.end());
+      impl_->encode_spm(s.text, out);
     } else {
       std::string n =
           impl_->normalizer ? impl_->normalizer(std::string(s.text)) : std::string(s.text);
@@ -296,7 +340,9 @@ std::string Tokenizer::decode(std::span<const int32_t> ids, bool skip_special) c
     std::string s;
     auto status = impl_->spm->Decode(keep, &s);
     check(status.ok(), "tokenizer.model: {}", status.ToString());
-    return s;
+    // What with_prefix() put there; the library does it when it made the prefix itself.
+    bool prefixed = !impl_->legacy && impl_->add_prefix_space && s.starts_with(' ');
+    return prefixed ? s.substr(1) : s;
   }
   std::vector<std::string> t;
   for (int32_t id : ids)
@@ -321,24 +367,6 @@ const std::string& Tokenizer::id_to_token(int32_t id) const {
 }
 bool Tokenizer::special(int32_t id) const {
   return id >= 0 && id < vocab_size() && impl_->is_special[id];
-}
-
-// Text is given out up to a trailing U+FFFD, which may yet become a character.
-std::string StreamDecoder::push(int32_t id) {
-  ids_.push_back(id);
-  std::string all = tok_.decode(ids_, skip_);
-  size_t end = all.size();
-  while (end >= 3 && all.compare(end - 3, 3, "\xEF\xBF\xBD") == 0) end -= 3;
-  if (end <= sent_) return "";
-  std::string out = all.substr(sent_, end - sent_);
-  sent_ = end;
-  return out;
-}
-std::string StreamDecoder::finish() {
-  std::string all = tok_.decode(ids_, skip_);
-  std::string out = all.size() > sent_ ? all.substr(sent_) : "";
-  ids_.clear(), sent_ = 0;
-  return out;
 }
 
 }  // namespace sutor

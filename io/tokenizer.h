@@ -1,7 +1,7 @@
 #pragma once
 // Text <-> token ids for a hub folder: tokenizer.json (Hugging Face `tokenizers`) or, without one,
-// tokenizer.model (SentencePiece with the legacy semantics of Hugging Face). bos and eos come from
-// tokenizer_config.json.
+// tokenizer.model (SentencePiece with Hugging Face's semantics, legacy or not). bos and eos come
+// from tokenizer_config.json.
 
 #include <cstdint>
 #include <memory>
@@ -34,7 +34,9 @@ class Tokenizer {
 };
 
 // Decodes one id at a time and never gives out half a UTF-8 character: all pieces and finish()
-// joined equal decode().
+// joined equal decode(), except when byte tokens <0xXX> that made whole characters are followed by
+// one that spoils the run (decode() then takes the characters back). Linear: only a window of the
+// last ids is decoded again.
 class StreamDecoder {
  public:
   explicit StreamDecoder(Tokenizer t, bool skip_special = false)
@@ -45,8 +47,9 @@ class StreamDecoder {
  private:
   Tokenizer tok_;
   bool skip_;
-  std::vector<int32_t> ids_;
-  size_t sent_ = 0;
+  std::vector<int32_t> window_;  // the ids that later ones may still change, and some before them
+  size_t sent_ = 0;              // bytes of the window's text that were given out
+  size_t wait_ = 0;              // decode again when the window is longer than this
 };
 
 }  // namespace sutor

@@ -24,18 +24,20 @@ std::string module_of(const std::string& name) { return name.substr(0, name.find
 void load_lora(Model& model, const std::string& dir) {
   std::string file = dir + "/adapter_config.json";
   Json j = read_json_file(file);
-  check(j.value("peft_type", "") == "LORA", "{}: peft_type is \"{}\", known: LORA", file,
-        j.value("peft_type", ""));
+  std::string type = get<std::string>(j, "peft_type", file);
+  check(type == "LORA", "{}: peft_type is \"{}\", known: LORA", file, type);
   for (const char* key : {"use_dora", "fan_in_fan_out"})
     check(!j.contains(key) || j[key].is_null() || j[key] == false,
           "{}: {} is set, which is not implemented", file, key);
   for (const char* key : {"rank_pattern", "alpha_pattern", "modules_to_save", "target_parameters"})
     check(!j.contains(key) || j[key].is_null() || j[key].empty(),
           "{}: {} is set, which is not implemented", file, key);
-  check(j.value("bias", "none") == "none", "{}: bias is \"{}\", allowed: none", file,
-        j.value("bias", ""));
+  std::string bias = get_or<std::string>(j, "bias", "none", file);
+  check(bias == "none", "{}: bias is \"{}\", allowed: none", file, bias);
   double r = get<double>(j, "r", file), alpha = get<double>(j, "lora_alpha", file);
-  float scale = static_cast<float>(j.value("use_rslora", false) ? alpha / std::sqrt(r) : alpha / r);
+  check(r >= 1, "{}: r is {}, must be 1 or more", file, r);
+  float scale =
+      static_cast<float>(get_or(j, "use_rslora", false, file) ? alpha / std::sqrt(r) : alpha / r);
   Checkpoint files = Checkpoint::open(dir + "/adapter_model.safetensors");
   for (const std::string& key : files.names()) {
     check(key.starts_with(kPeft) &&
@@ -44,6 +46,11 @@ void load_lora(Model& model, const std::string& dir) {
     if (!key.ends_with(".lora_A.weight")) continue;
     std::string module =
         key.substr(kPeft.size(), key.size() - kPeft.size() - std::strlen(".lora_A.weight"));
+    check(
+        model.params.has(module + ".weight"),
+        "adapter {}: its tensor {} is for {}, which does not exist in the model: made for another "
+        "one?",
+        dir, key, module);
     Param& w = model.params.at(module + ".weight");
     check(files.has(kPeft + module + ".lora_B.weight"), "{}: {} has lora_A but no lora_B", dir,
           module);
@@ -104,7 +111,8 @@ void write_adapter(const std::string& dir, Model& model, const std::string& base
   folder.commit();
 }
 
-void write_model(const std::string& dir, Model& model, const std::string& base) {
+void write_model(const std::string& dir, Model& model, const std::string& base,
+                 const std::function<void(const std::string& dir)>& verify) {
   AtomicFolder folder(dir);
   NamedTensors tensors;
   for (Param& p : model.params.all()) {
@@ -113,6 +121,7 @@ void write_model(const std::string& dir, Model& model, const std::string& base) 
   }
   write_checkpoint(folder.dir(), tensors, kShardBytes);
   copy_side_files(base, folder.dir());
+  if (verify) verify(folder.dir());
   folder.commit();
 }
 

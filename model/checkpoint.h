@@ -13,8 +13,10 @@ void write_adapter(const std::string& dir, Model& model, const std::string& base
                    const std::string& expert_cfg, const LoraOptions* lora);
 
 // A whole hub folder: every tensor under its name, config.json, and the tokenizer's files from
-// `base`.
-void write_model(const std::string& dir, Model& model, const std::string& base);
+// `base`. `verify` sees the finished folder before it gets its name; when it throws, nothing
+// remains.
+void write_model(const std::string& dir, Model& model, const std::string& base,
+                 const std::function<void(const std::string& dir)>& verify = {});
 
 // Copies config.json, generation_config.json, tokenizer files and templates of `from` that exist.
 void copy_side_files(const std::string& from, const std::string& dir);

@@ -24,9 +24,7 @@ Example encode_esft(const Row& row, const Tokenizer& tok) {
       ids.push_back(tok.eos());
       append(e, ids, m.train);
     } else {
-      check(m.role == "user",
-            "row at line {}: the ESFT format knows roles user and assistant, not {}", row.line,
-            m.role);
+      check(m.role == "user", "the ESFT format knows roles user and assistant, not {}", m.role);
       append(e, tok.encode("User: " + strip(m.content) + "\n\nAssistant:", false), false);
     }
   }
@@ -45,11 +43,16 @@ std::vector<Example> encode_rows(const DataSet& data, const std::string& file, c
   std::vector<Example> out;
   for (const Row& r : data.rows) {
     if (!r.messages.empty()) {
-      out.push_back(chat ? encode_template(r, tok, *chat) : encode_esft(r, tok));
+      try {
+        out.push_back(chat ? encode_template(r, tok, *chat) : encode_esft(r, tok));
+      } catch (const Error& e) {
+        fail("{}:{}: {}", file, r.line, e.what());
+      }
     } else if (!r.ids.empty()) {
-      for (int32_t id : r.ids)
-        check(id < tok.vocab_size(), "{}:{}: id {} of a vocabulary of {}", file, r.line, id,
-              tok.vocab_size());
+      for (const std::vector<int32_t>* ids : {&r.ids, &r.labels})
+        for (int32_t id : *ids)
+          check(id < tok.vocab_size(), "{}:{}: id {} of a vocabulary of {}", file, r.line, id,
+                tok.vocab_size());
       out.push_back({r.ids, r.labels});
     } else {
       Example e;

@@ -185,12 +185,17 @@ class DeepseekV2 : public Model {
     trace.activation("model.embed_tokens", x.value);
     for (size_t i = 0; i < blocks_.size(); ++i) {
       const Block& b = blocks_[i];
-      auto run = [&b, &trace, aux, eps, a, start = batch.start, rows = batch.rows](const Var& in) {
+      auto run = [&b, &trace, balance = aux != nullptr, eps, a, start = batch.start,
+                  rows = batch.rows](const Var& in) {
         Var h = add(in, b.attn(rms_norm(in, *b.norm1, eps), start, a));
-        return b.feed_forward(h, eps, rows, trace, aux);
+        std::vector<Var> outs(1);  // hidden states, then the balance loss if asked for
+        Var y = b.feed_forward(h, eps, rows, trace, balance ? &outs : nullptr);
+        outs[0] = y;
+        return outs;
       };
-      // With a balance loss the block has a second output, which recomputation does not carry.
-      x = recompute && aux == nullptr ? checkpoint(x, run) : run(x);
+      std::vector<Var> outs = recompute ? checkpoint(x, run) : run(x);
+      x = outs[0];
+      if (aux) aux->insert(aux->end(), outs.begin() + 1, outs.end());
       trace.activation("model.layers." + std::to_string(i), x.value);
     }
     x = rms_norm(x, *norm_, eps);

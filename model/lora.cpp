@@ -1,6 +1,10 @@
 #include "model/lora.h"
 
+#include <bit>
 #include <cmath>
+#include <functional>
+
+#include "engine/parallel.h"
 
 namespace sutor {
 namespace {
@@ -45,20 +49,99 @@ int add_lora(Model& model, const LoraOptions& opt, uint64_t seed) {
   return static_cast<int>(chosen.size());
 }
 
-void merge_lora(Model& model) {
+namespace {
+
+// Row n of W + scale B A in f64.
+void merged_row(const MergedWeight& m, int64_t n, std::vector<double>& row) {
+  const Tensor &a = m.lora.a->value, &b = m.lora.b->value;
+  int64_t K = m.original.dim(1), r = a.dim(0);
+  row.resize(K);
+  visit_float(m.original.dtype, [&](auto type) {
+    const auto* w = m.original.as<decltype(type)>() + n * m.original.ld;
+    for (int64_t k = 0; k < K; ++k) row[k] = static_cast<float>(w[k]);
+  });
+  visit_float(a.dtype, [&](auto ta) {
+    visit_float(b.dtype, [&](auto tb) {
+      for (int64_t i = 0; i < r; ++i) {
+        double s = static_cast<double>(m.lora.scale) *
+                   static_cast<double>(static_cast<float>(b.as<decltype(tb)>()[n * b.ld + i]));
+        const auto* ai = a.as<decltype(ta)>() + i * a.ld;
+        for (int64_t k = 0; k < K; ++k)
+          row[k] += s * static_cast<double>(static_cast<float>(ai[k]));
+      }
+    });
+  });
+}
+
+// To bf16 in one rounding: through the f32 whose last bit is set whenever bits were lost (rounding
+// to odd), because rounding to nearest twice can end beside the nearest.
+bf16 bf16_of(double x) {
+  float f = static_cast<float>(x);
+  if (static_cast<double>(f) != x && std::isfinite(f)) {
+    if (std::abs(static_cast<double>(f)) > std::abs(x)) f = std::nextafter(f, 0.0f);
+    f = std::bit_cast<float>(std::bit_cast<uint32_t>(f) | 1u);
+  }
+  return bf16(f);
+}
+
+void each_row(const MergedWeight& m,
+              const std::function<void(int64_t n, const std::vector<double>& row)>& fn) {
+  parallel_for(m.original.dim(0), 1, [&](int64_t lo, int64_t hi) {
+    std::vector<double> row;
+    for (int64_t n = lo; n < hi; ++n) merged_row(m, n, row), fn(n, row);
+  });
+}
+
+}  // namespace
+
+std::vector<MergedWeight> merge_unrounded(Model& model) {
+  std::vector<MergedWeight> merged;
   for (Param& p : model.params.all()) {
     if (!p.lora) continue;
-    Tensor w = cast(p.value, DType::F32), a = cast(p.lora->a->value, DType::F32),
-           b = cast(p.lora->b->value, DType::F32);
-    int64_t N = w.dim(0), K = w.dim(1), r = a.dim(0);
-    for (int64_t n = 0; n < N; ++n)
-      for (int64_t i = 0; i < r; ++i) {
-        float s = p.lora->scale * b.row(n)[i];
-        for (int64_t k = 0; k < K; ++k) w.row(n)[k] += s * a.row(i)[k];
-      }
-    p.value = p.value.dtype == DType::F32 ? w : cast(w, p.value.dtype);
+    check(p.value.dtype == DType::F32 || p.value.dtype == DType::BF16,
+          "{}: a LoRA merges into F32 or BF16, not {}", p.name, name_of(p.value.dtype));
+    const MergedWeight& m = merged.emplace_back(MergedWeight{&p, p.value, *p.lora});
+    Tensor w = empty(p.value.shape);
+    each_row(m, [&](int64_t n, const std::vector<double>& row) {
+      for (size_t k = 0; k < row.size(); ++k) w.row(n)[k] = static_cast<float>(row[k]);
+    });
+    p.value = w;
     p.lora.reset();
   }
+  return merged;
+}
+
+void round_merged(const std::vector<MergedWeight>& merged) {
+  for (const MergedWeight& m : merged) {
+    if (m.original.dtype == DType::F32) continue;  // already rounded, once
+    Tensor w = empty(m.original.shape, DType::BF16);
+    each_row(m, [&](int64_t n, const std::vector<double>& row) {
+      bf16* out = w.as<bf16>() + n * w.ld;
+      for (size_t k = 0; k < row.size(); ++k) out[k] = bf16_of(row[k]);
+    });
+    m.param->value = w;
+  }
+}
+
+void check_merged(const MergedWeight& m, const Tensor& stored) {
+  check(stored.dtype == m.original.dtype && stored.shape == m.original.shape,
+        "{}: is {} {} after merging, was {} {}", m.param->name, name_of(stored.dtype),
+        to_string(stored.shape), name_of(m.original.dtype), to_string(m.original.shape));
+  bool bf = stored.dtype == DType::BF16;
+  each_row(m, [&](int64_t n, const std::vector<double>& row) {
+    for (size_t k = 0; k < row.size(); ++k) {
+      float s = bf ? static_cast<float>(stored.as<bf16>()[n * stored.ld + k]) : stored.row(n)[k];
+      auto neighbour = [&](int step) {  // the next number away from zero (1) or towards it (-1)
+        uint32_t ulp = bf ? 1u << 16 : 1u, bits = std::bit_cast<uint32_t>(s);
+        return std::bit_cast<float>(step > 0 ? bits + ulp : bits - ulp);
+      };
+      double off = std::abs(s - row[k]);
+      bool nearest = std::isfinite(s) && off <= std::abs(neighbour(1) - row[k]) &&
+                     (s == 0 || off <= std::abs(neighbour(-1) - row[k]));
+      check(nearest, "{}[{},{}]: {} is not the nearest {} to W + s B A = {}", m.param->name, n, k,
+            s, name_of(stored.dtype), row[k]);
+    }
+  });
 }
 
 }  // namespace sutor

@@ -19,7 +19,18 @@ struct LoraOptions {
 // error.
 int add_lora(Model& model, const LoraOptions& opt, uint64_t seed);
 
-// W += scale B A in f32, rounded once to W's type; the LoRA is removed.
-void merge_lora(Model& model);
+// Merging, W' = W + scale B A, every element in f64, in two steps so that the caller can prove that
+// merged and unmerged logits agree before rounding hides it. The LoRAs are removed.
+struct MergedWeight {
+  Param* param;
+  Tensor original;  // W as it was
+  Lora lora;
+};
+std::vector<MergedWeight> merge_unrounded(Model& model);  // values become W' in f32
+// Values become W' rounded once, to nearest even, to the type of W.
+void round_merged(const std::vector<MergedWeight>& merged);
+// Throws unless no number of the type of `stored` is nearer to W' than the stored one, element by
+// element.
+void check_merged(const MergedWeight& m, const Tensor& stored);
 
 }  // namespace sutor

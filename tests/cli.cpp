@@ -1,71 +1,16 @@
 // The command line from outside: exit codes, one line per error, --help of every command,
 // configuration files. Runs the binary named by the environment variable SUTOR.
 #include <doctest/doctest.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
-#include <algorithm>
-#include <cstdio>
-#include <cstdlib>
-#include <filesystem>
 #include <sstream>
 
 #include "apps/commands.h"
 #include "apps/table.h"
-#include "io/file.h"
-#include "io/json.h"
+#include "tests/command.h"
 
 using namespace sutor;
+using namespace sutor::test;
 namespace fs = std::filesystem;
-
-namespace {
-
-struct Result {
-  int code;  // -1: ended by a signal
-  std::string out, err;
-};
-
-// A folder of this test, removed at its end.
-struct Folder {
-  Folder() : path((fs::temp_directory_path() / fmt::format("sutor-cli-{}", getpid())).string()) {
-    fs::create_directories(path);
-  }
-  ~Folder() { fs::remove_all(path); }
-  std::string file(const std::string& name, const std::string& text) const {
-    write_file_atomic(path + "/" + name, text);
-    return path + "/" + name;
-  }
-  std::string path;
-};
-
-const char* binary() {
-  const char* b = std::getenv("SUTOR");
-  if (b == nullptr) MESSAGE("skipped: SUTOR does not name the binary");
-  return b;
-}
-
-// Arguments contain no quotes; the shell splits them.
-Result run(const Folder& f, const std::string& arguments) {
-  std::string command = fmt::format("\"{}\" {} >{}/out 2>{}/err </dev/null", std::getenv("SUTOR"),
-                                    arguments, f.path, f.path);
-  int status = std::system(command.c_str());
-  return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, read_file(f.path + "/out"),
-          read_file(f.path + "/err")};
-}
-
-void check_one_line(const Result& r, int code, std::initializer_list<const char*> parts) {
-  CAPTURE(r.err);
-  CHECK(r.code == code);
-  CHECK(r.out.empty());
-  CHECK(std::count(r.err.begin(), r.err.end(), '\n') == 1);
-  CHECK(r.err.starts_with("sutor"));
-  for (const char* part : parts) {
-    CAPTURE(part);
-    CHECK(r.err.find(part) != std::string::npos);
-  }
-}
-
-}  // namespace
 
 TEST_CASE("cli: help, version, unknown commands") {
   if (binary() == nullptr) return;
@@ -118,6 +63,10 @@ TEST_CASE("cli: a flag wins over the file, the file over the default") {
   CHECK(r.out.find("top-p: 0.4\n") != std::string::npos);
   CHECK(run(f, "select s.json --config " + c + " --dump-config").out.find("top-p: 0.3\n") !=
         std::string::npos);
+  // A default that follows another option is dumped as what it will be.
+  CHECK(run(f, "select s.json --score gate --dump-config").out.find("top-p: 0.1\n") !=
+        std::string::npos);
+  CHECK(run(f, "select s.json --dump-config").out.find("top-p: 0.2\n") != std::string::npos);
   // What was dumped can be read, and dumps to itself.
   std::string dumped = f.file("d.yaml", r.out);
   Result again = run(f, "select --config " + dumped + " --dump-config");
@@ -128,7 +77,7 @@ TEST_CASE("cli: a flag wins over the file, the file over the default") {
 TEST_CASE("cli: bad configuration files") {
   if (binary() == nullptr) return;
   Folder f;
-  auto bad = [&](const std::string& text, std::initializer_list<const char*> parts) {
+  auto bad = [&](const std::string& text, std::initializer_list<std::string> parts) {
     check_one_line(run(f, "select s.json --out x --config " + f.file("b.yaml", text)), 1, parts);
   };
   bad("score: gate\n  topp: 1\n", {"b.yaml:2:"});
@@ -171,11 +120,17 @@ TEST_CASE("cli: env and devices") {
   CHECK(get<double>(j, "memory_gib", "env") > 0);
   CHECK(j["libraries"].size() >= 5);
   CHECK(run(f, "env").code == 0);
-  if (!fs::exists("/dev/full")) return;
-  std::string full = fmt::format("\"{}\" env >/dev/full 2>{}/err", binary(), f.path);
-  int status = std::system(full.c_str());
-  CHECK(WEXITSTATUS(status) == 1);
-  CHECK(read_file(f.path + "/err").find("standard output") != std::string::npos);
+  // The default device is cuda where it is usable, else cpu.
+  std::string device = cuda_unusable_because().empty() ? "cuda" : "cpu";
+  CHECK(get<std::string>(j, "device", "env") == device);
+  CHECK(run(f, "trace m --dump-config").out.find("device: " + device + "\n") != std::string::npos);
+  if (device == "cpu") {
+    f.file("config.json", "{}");
+    check_one_line(run(f, "train " + f.path + " --data d --out o --device cuda:1"), 1,
+                   {"--device cuda:1"});
+    check_one_line(run(f, "train " + f.path + " --data d --out o --device gpu"), 2,
+                   {"'gpu'", "cpu, cuda, cuda:N"});
+  }
 }
 
 TEST_CASE("cli: demo-data replaces its own result and nothing else") {

@@ -102,18 +102,20 @@ TEST_CASE(
   std::vector<TrainRow> rows = golden_rows(golden);
   for (Compute compute : {Compute::kF32, Compute::kBF16}) {
     Ctx ctx = cpu_context(compute);
-    TrainOptions o = golden_options(false);
-    o.steps = 3;
-    auto run = [&](int threads, bool recompute) {
+    auto run = [&](int threads, bool recompute, bool aux) {
+      TrainOptions o = golden_options(aux);
+      o.steps = 3;
       set_num_threads(threads);
       auto model = esft_model(compute);
       model->recompute = recompute;
       train(ctx, *model, rows, o, 0, [](const StepLog&) { return true; });
       return model;
     };
-    auto one = run(1, false);
-    for (int threads : {1, 2, 4}) CHECK(same_weights(*one, *run(threads, false)));
-    CHECK(same_weights(*one, *run(2, true)));
+    auto one = run(1, false, false), balanced = run(2, false, true);
+    for (int threads : {1, 2, 4}) CHECK(same_weights(*one, *run(threads, false, false)));
+    CHECK(same_weights(*one, *run(2, true, false)));
+    CHECK(same_weights(*balanced, *run(2, true, true)));
+    CHECK_FALSE(same_weights(*one, *balanced));
     auto base = load_model(kDir + "/model");
     int changed = 0;
     for (Param& p : one->params.all()) {

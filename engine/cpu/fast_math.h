@@ -5,7 +5,6 @@
 // stays at 2.4e38 (finite: 1 / (1 + e^x) is then 0), NaN stays NaN. Test:
 // tests/kernels/pointwise.cpp.
 
-#include <bit>
 #include <cstdint>
 
 namespace sutor::cpu {
@@ -29,7 +28,7 @@ namespace sutor::cpu {
   float y = p * (r * r) + r + 1.0f;
   // 2^n: n sits in the low bits of `shifted`; the other bits of the magic number leave by the
   // shift.
-  float power = std::bit_cast<float>((std::bit_cast<uint32_t>(shifted) + 127u) << 23);
+  float power = __builtin_bit_cast(float, (__builtin_bit_cast(uint32_t, shifted) + 127u) << 23);
   return x < kLow ? 0.0f : y * power;
 }
 

@@ -1,4 +1,4 @@
-// Packing loops shared by the matrix kernels. Layout of panels: engine/cpu/isa.h.
+// Packing loops shared by the matrix kernels. Layout of panels: engine/cpu/micro_table.h.
 
 #include "engine/cpu/gemm.h"
 

@@ -1,58 +1,17 @@
 #pragma once
 // Which instructions this machine has, and the table of micro-kernels written for each set.
 //
-// A GEMM works on panels: 32 lines (rows of A or columns of B) by P. A panel is [2 halves][steps]
-// tiles of 1024 bytes; a tile is 16 x 16 words of 32 bits, a word one f32 or two consecutive bf16
-// along P (so a step is 16 or 32 of P). A tiles are [16 lines][16 words], B tiles [16 words][16
-// lines]: for bf16 exactly what AMX and vdpbf16ps want. Everything past the edge is 0. Instances:
-// engine/cpu/isa/*.cpp; users: engine/cpu/gemm.h; test: tests/kernels/linear.cpp.
+// The table is engine/cpu/micro_table.h; users: engine/cpu/gemm.h.
 
 #include <string_view>
 #include <vector>
 
 #include "engine/backend.h"
+#include "engine/cpu/micro_table.h"
 
 namespace sutor::cpu {
 
 enum class Isa { kPortable, kAvx2, kAvx512, kAvx512Bf16, kAmx };
-
-// What panels are packed from: rows of `ld` elements; row i is data[index[i]] when an index is
-// given.
-struct Rows {
-  const void* data = nullptr;
-  DType dtype = DType::F32;
-  int64_t ld = 0;
-  const int32_t* index = nullptr;
-};
-
-struct MicroKernels {
-  int step;     // elements of P in a tile
-  bool rounds;  // operands are rounded to bf16
-  // c[32][32] = (accumulate ? c : 0) + A B over `steps` tiles
-  void (*block)(float* c, const void* a, const void* b, int64_t steps, bool accumulate);
-  // Tiles [s0, s1) of the panel whose lines are source rows first..first+n, P = source columns
-  // 0..p.
-  void (*pack_along)(char* panel, const Rows& src, int64_t first, int64_t n, int64_t p, int64_t s0,
-                     int64_t s1, int64_t steps, bool is_b);
-  // The same where lines are source columns first..first+n and P runs over source rows 0..p.
-  void (*pack_across)(char* panel, const Rows& src, int64_t first, int64_t n, int64_t p, int64_t s0,
-                      int64_t s1, int64_t steps, bool is_b);
-  // y[j][i] = c[i][j] + bias[i] for i < rows, j < cols (bias may be null)
-  void (*store_t)(float* y, int64_t ld, const float* c, int64_t rows, int64_t cols,
-                  const float* bias);
-  // y[i][j] (+)= c[i][j]
-  void (*store)(float* y, int64_t ld, const float* c, int64_t rows, int64_t cols, bool add);
-  // out[m][r] = <w row r, x row m> for r < 4, m < n_x <= 4: the decode path
-  void (*dot)(float* out, int64_t ld_out, const Rows& w, int64_t row, int64_t n_rows,
-              const float* x, int64_t ldx, int64_t n_x, int64_t k);
-  void (*swiglu)(float* a, const float* g, const float* u, int64_t n);  // a = silu(g) u
-  // z = dL/da before the gate weight; overwrites g, u with their gradients, z with weight * a;
-  // returns <z, a>
-  float (*swiglu_grad)(float* z, float* g, float* u, float weight, int64_t n);
-  void (*axpy)(float* y, const float* x, float a, int64_t n);  // y += a x
-  float (*exp_sum)(float* s, float scale, float shift,
-                   int64_t n);  // s = exp(s * scale - shift); returns the sum
-};
 
 std::string_view name_of(Isa isa);
 std::vector<Isa> available_isas();  // in ascending order; honours SUTOR_ISA as the upper end
@@ -62,9 +21,5 @@ const MicroKernels& micro_kernels(Isa isa, Compute compute);
 inline const MicroKernels& micro_kernels(Compute compute) {
   return micro_kernels(current_isa(), compute);
 }
-
-// One per file of engine/cpu/isa; [0] f32, [1] f32 on operands rounded to bf16.
-extern const MicroKernels kPortableKernels[2], kAvx2Kernels[2], kAvx512Kernels[2];
-extern const MicroKernels kAvx512Bf16Kernels, kAmxKernels;
 
 }  // namespace sutor::cpu

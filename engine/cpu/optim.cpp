@@ -18,15 +18,15 @@ void adamw_step(Ctx&, Tensor value, Tensor master, Tensor m, Tensor v, Tensor gr
   bf16* out = value.dtype == DType::BF16 ? value.as<bf16>() : nullptr;
   check(out != nullptr || value.data == master.data, "adamw: a {} value needs to be its own master",
         name_of(value.dtype));
-  auto rest = [](float beta) { return static_cast<float>(1.0 - beta); };
-  AdamWConstants c{.grad_scale = s.grad_scale,
-                   .decay = static_cast<float>(1.0 - static_cast<double>(s.lr) * s.weight_decay),
-                   .beta1_rest = rest(s.beta1),
-                   .beta2 = s.beta2,
-                   .beta2_rest = rest(s.beta2),
-                   .step = static_cast<float>(s.lr / s.bias1),
-                   .root_bias2 = static_cast<float>(std::sqrt(s.bias2)),
-                   .eps = s.eps};
+  auto once = [](double x) { return static_cast<float>(x); };
+  AdamWConstants c{.grad_scale = once(s.grad_scale),
+                   .decay = once(1 - s.lr * s.weight_decay),
+                   .beta1_rest = once(1 - s.beta1),
+                   .beta2 = once(s.beta2),
+                   .beta2_rest = once(1 - s.beta2),
+                   .step = once(s.lr / s.bias1),
+                   .root_bias2 = once(std::sqrt(s.bias2)),
+                   .eps = once(s.eps)};
   const RowKernels& k = row_kernels();
   float *w = master.f32(), *mp = m.f32(), *vp = v.f32();
   const float* g = grad.f32();

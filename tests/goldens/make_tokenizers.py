@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Trains four small tokenizers and records what the reference libraries make of hard strings.
 
-    python make_tokenizers.py OUT intent.jsonl law.jsonl      (needs: tokenizers, sentencepiece)
+    python make_tokenizers.py OUT intent.jsonl law.jsonl      (needs: tokenizers, sentencepiece, transformers 4.51)
 """
 import base64
 import io
@@ -102,6 +102,8 @@ RAW = [b"\xff", b"abc\x80def", b"\xe4\xbd", b"\xf0\x9f\x98", b"\xc0\xaf", b"\xed
 def main():
     out, files = sys.argv[1], sys.argv[2:]
     cases = [s.encode() for s in CASES] + RAW
+    if not files:  # only what needs no training
+        return not_legacy(out, cases)
     for name, make in (("deepseek", deepseek), ("qwen", qwen), ("llama", llama)):
         tok = make(files)
         os.makedirs(f"{out}/{name}", exist_ok=True)
@@ -137,6 +139,29 @@ def main():
         rows.append({"base64": base64.b64encode(c).decode(), "ids": [1] + ids, "plain": ids, "skipped": p.decode(ids)})
     with open(f"{out}/spm/cases.json", "w") as f:
         json.dump(rows, f, separators=(",", ":"))
+    not_legacy(out, cases)
+
+
+def not_legacy(out, cases):
+    """tokenizer.model as transformers' LlamaTokenizer reads it with legacy false (and true, for text with specials)."""
+    from transformers import LlamaTokenizer
+    variants = []
+    for config in ({"legacy": False}, {"legacy": False, "add_prefix_space": False}, {"legacy": True}):
+        tok = LlamaTokenizer(f"{out}/spm/tokenizer.model", **config)
+        rows = []
+        for c in cases:
+            s = c.decode(errors="replace")
+            if "\0" in s:
+                continue
+            ids = tok.encode(s)
+            if config["legacy"] and not ("<s>" in s or "</s>" in s):
+                continue
+            skipped = tok.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False,
+                                 spaces_between_special_tokens=False)
+            rows.append({"base64": base64.b64encode(c).decode(), "ids": ids, "skipped": skipped})
+        variants.append({"config": config, "cases": rows})
+    with open(f"{out}/spm/not_legacy.json", "w") as f:
+        json.dump(variants, f, separators=(",", ":"))
 
 
 main()

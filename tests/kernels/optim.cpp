@@ -11,11 +11,11 @@ namespace {
 
 Ctx ctx = cpu_context(Compute::kF32);
 
-AdamWStep step_at(int t, float weight_decay, float grad_scale) {
-  return {.lr = 1e-2f,
-          .beta1 = 0.9f,
-          .beta2 = 0.95f,
-          .eps = 1e-8f,
+AdamWStep step_at(int t, double weight_decay, double grad_scale) {
+  return {.lr = 1e-2,
+          .beta1 = 0.9,
+          .beta2 = 0.95,
+          .eps = 1e-8,
           .weight_decay = weight_decay,
           .grad_scale = grad_scale,
           .bias1 = 1 - std::pow(0.9, t),
@@ -26,7 +26,7 @@ AdamWStep step_at(int t, float weight_decay, float grad_scale) {
 
 TEST_CASE("adamw_step: twenty steps equal the specification, weights, moments and rounded values") {
   for (int64_t n : {1, 3, 17, 1000})
-    for (float decay : {0.0f, 0.1f})
+    for (double decay : {0.0, 0.1})
       for (DType type : {DType::F32, DType::BF16}) {
         CAPTURE(n);
         CAPTURE(decay);
@@ -35,7 +35,7 @@ TEST_CASE("adamw_step: twenty steps equal the specification, weights, moments an
         Doubles w = dense(master), rm(n), rv(n);
         for (int t = 1; t <= 20; ++t) {
           Tensor grad = random({n}, 100 + t, 1e-3);
-          AdamWStep s = step_at(t, decay, 0.7f);
+          AdamWStep s = step_at(t, decay, 0.7);
           ref::AdamW<double> r{s.lr,           s.beta1,      s.beta2, s.eps,
                                s.weight_decay, s.grad_scale, s.bias1, s.bias2};
           Doubles g = dense(grad);
@@ -56,7 +56,7 @@ TEST_CASE(
   float start[] = {1, -2, 3}, grad[] = {1e-4f, -5, 0};
   std::copy(start, start + 3, w.f32());
   std::copy(grad, grad + 3, g.f32());
-  cpu::adamw_step(ctx, w, w, m, v, g, step_at(1, 0.1f, 1));
+  cpu::adamw_step(ctx, w, w, m, v, g, step_at(1, 0.1, 1));
   CHECK(near(dense(w),
              {1 * 0.999 - 1e-2 * (1e-5 / 0.1) / (1e-4 + 1e-8), -2 * 0.999 + 1e-2, 3 * 0.999},
              1e-6));
@@ -74,9 +74,9 @@ TEST_CASE("adamw_step: the same bits for every thread count and instruction set"
   check_bitwise([&] {
     Tensor w = random({70001}, 1), m = random({70001}, 2, 1e-3), v = zeros({70001}),
            g = random({70001}, 3, 1e-3);
-    cpu::adamw_step(ctx, w, w, m, v, g, step_at(3, 0.1f, 0.5f));
+    cpu::adamw_step(ctx, w, w, m, v, g, step_at(3, 0.1, 0.5));
     Tensor value = cast(w, DType::BF16);
-    cpu::adamw_step(ctx, value, w, m, v, g, step_at(4, 0.1f, 0.5f));
+    cpu::adamw_step(ctx, value, w, m, v, g, step_at(4, 0.1, 0.5));
     return std::vector{w, m, v, value};
   });
 }

@@ -2,6 +2,7 @@
 // The micro-kernels on packed panels and their epilogues, as templates over a vector type V (width
 // kW, load, fma, ...) that each file of this folder defines. Unnamed namespace, as in pack.h.
 
+#include "engine/cpu/fast_math.h"
 #include "engine/cpu/isa/pack.h"
 
 namespace sutor::cpu {
@@ -154,26 +155,9 @@ void dot(float* out, int64_t ld_out, const Rows& w, int64_t row, int64_t n_rows,
   }
 }
 
-// exp by 2^n e^r, |r| <= ln2/2, degree 6: relative error below 2e-7. Vectorises.
-inline float exp_of(float x) {
-  x = x < -87.0f ? -87.0f : x;
-  x = x > 88.0f ? 88.0f : x;
-  constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
-  float n = (x * 1.44269504f + kMagic) - kMagic;
-  float r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
-  float p = 1.9875691500e-4f;
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * r * r + r + 1.0f;
-  return p * float_of(static_cast<uint32_t>(static_cast<int32_t>(n) + 127) << 23);
-}
-
 inline void swiglu(float* __restrict a, const float* __restrict g, const float* __restrict u,
                    int64_t n) {
-  for (int64_t i = 0; i < n; ++i) a[i] = g[i] / (1.0f + exp_of(-g[i])) * u[i];
+  for (int64_t i = 0; i < n; ++i) a[i] = g[i] * fast_sigmoid(g[i]) * u[i];
 }
 
 inline float swiglu_grad(float* __restrict z, float* __restrict g, float* __restrict u,
@@ -181,7 +165,7 @@ inline float swiglu_grad(float* __restrict z, float* __restrict g, float* __rest
   float lane[16] = {};
   float za[64];  // n <= 64
   for (int64_t i = 0; i < n; ++i) {
-    float s = 1.0f / (1.0f + exp_of(-g[i])), silu = g[i] * s, a = silu * u[i], da = weight * z[i];
+    float s = fast_sigmoid(g[i]), silu = g[i] * s, a = silu * u[i], da = weight * z[i];
     za[i] = z[i] * a;
     u[i] = (da * u[i]) * (s * (1.0f + g[i] * (1.0f - s)));  // dgate, swapped below
     g[i] = da * silu;                                       // dup
@@ -206,8 +190,8 @@ inline float exp_sum(float* s, float scale, float shift, int64_t n) {
   float lane[16] = {};
   int64_t i = 0;
   for (; i + 16 <= n; i += 16)
-    for (int j = 0; j < 16; ++j) lane[j] += s[i + j] = exp_of(s[i + j] * scale - shift);
-  for (; i < n; ++i) lane[i % 16] += s[i] = exp_of(s[i] * scale - shift);
+    for (int j = 0; j < 16; ++j) lane[j] += s[i + j] = fast_exp(s[i + j] * scale - shift);
+  for (; i < n; ++i) lane[i % 16] += s[i] = fast_exp(s[i] * scale - shift);
   float sum = 0;
   for (float l : lane) sum += l;
   return sum;

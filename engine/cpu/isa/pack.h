@@ -1,12 +1,12 @@
 #pragma once
-// Packing of panels (layout: engine/cpu/isa.h), compiled once per instruction set from plain loops
-// that vectorise. Everything here is in an unnamed namespace: two instruction sets must never share
-// a symbol.
+// Packing of panels (layout: engine/cpu/micro_table.h), compiled once per instruction set from
+// plain loops that vectorise. Everything here is in an unnamed namespace: two instruction sets must
+// never share a symbol.
 
 #include <cstdint>
 #include <cstring>
 
-#include "engine/cpu/isa.h"
+#include "engine/cpu/micro_table.h"
 
 #ifdef __AVX2__
 // GCC 12's AVX-512 headers warn about their own _mm512_undefined_*().
