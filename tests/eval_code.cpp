@@ -49,7 +49,7 @@ TEST_CASE("eval code: the limits of a program") {
   auto output = [&](const std::string& program) { return run_python(py, program, {}).output; };
   CHECK(output("print(6 * 7)") == "42\n");
   CHECK(run_python(py, "import sys; sys.exit(3)", {}).exit_code == 3);
-  CHECK(run_python(py, "import os; os.kill(os.getpid(), 9)", {}).exit_code != 0);
+  CHECK(run_python(py, "import ctypes; ctypes.string_at(0)", {}).exit_code == 128 + 11);
 
   setenv("SUTOR_TEST_SECRET", "abc", 1);
   CHECK(output("import os; print(sorted(os.environ))").find("SECRET") == std::string::npos);

@@ -2,10 +2,16 @@
 // happens when it fails, and that the key is in no message.
 #include <doctest/doctest.h>
 
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <atomic>
+#include <cstdlib>
+#include <filesystem>
 #include <thread>
 
 #include "io/chat_client.h"
+#include "io/file.h"
 #include "io/httplib.h"
 #include "model/eval_judge.h"
 
@@ -142,4 +148,37 @@ TEST_CASE("eval judge: rows") {
   CHECK_THROWS_AS(eval_judge(ctx, *model, tok, tasks, "{prediction}", judge, opt), Error);
   eval_judge(ctx, *model, tok, tasks, "", judge, opt);
   CHECK(asked.back().find("question two") != std::string::npos);
+}
+
+TEST_CASE("eval judge: the command, and the key in nothing it writes") {
+  const char* binary = std::getenv("SUTOR");
+  if (binary == nullptr) return;
+  namespace fs = std::filesystem;
+  std::string dir = (fs::temp_directory_path() / fmt::format("sutor-judge-{}", getpid())).string();
+  fs::create_directories(dir);
+  write_file_atomic(dir + "/rows.jsonl", "{\"prompt\":\"a\",\"completion\":\"b\"}\n");
+  write_file_atomic(dir + "/key", "sk-secret\n");
+  Server server([](int, httplib::Response& r) { say(r, "total score: 6 points"); });
+  auto run = [&](const std::string& more) {
+    std::string command = fmt::format(
+        "\"{}\" eval tests/goldens/esft_train/model --data {}/rows.jsonl --max-tokens 3 {} --json "
+        "--verbose >{}/out 2>{}/err",
+        binary, dir, more, dir, dir);
+    return WEXITSTATUS(std::system(command.c_str()));
+  };
+  CHECK(run(fmt::format("--metric judge --judge-url http://127.0.0.1:{}/v1 --judge-model m "
+                        "--judge-key-file {}/key --out {}/result.json",
+                        server.port, dir, dir)) == 0);
+  CHECK(server.authorization == "Bearer sk-secret");
+  CHECK(parse_json(read_file(dir + "/out"), "out")["score"] == 6);
+  CHECK(read_file(dir + "/out") == read_file(dir + "/result.json"));
+  for (const char* f : {"/out", "/err"})
+    CHECK(read_file(dir + f).find("sk-secret") == std::string::npos);
+  CHECK(run("--metric judge --judge-model m") == 2);
+  CHECK(run("--metric exact --judge-model m") == 2);
+  CHECK(run("--metric pass@1") == 2);
+  CHECK(read_file(dir + "/err").find("--allow-code-execution") != std::string::npos);
+  CHECK(run("--metric pass@1 --allow-code-execution") == 1);  // the row is no program
+  CHECK(read_file(dir + "/err").find("rows.jsonl:1: test is missing") != std::string::npos);
+  fs::remove_all(dir);
 }
