@@ -150,9 +150,9 @@ void run(const Args& a) {
   fmt::print("{}\n", layers.text());
   fmt::print(
       "{} trainable parameters, {} tokens a step, {:.3g} Tflop a step\n"
-      "roughly {:.2g} s a step, {:.2g} h for {} steps, at half of this machine's {:.0f} GFLOP/s\n",
+      "roughly {:.{}f} s a step, {:.1f} h for {} steps, at half of this machine's {:.0f} GFLOP/s\n",
       e.trainable_parameters, e.tokens, 1e-12 * (e.product_flops + e.attention_flops), step_seconds,
-      seconds / 3600, a.num("steps"), rate);
+      step_seconds < 10 ? 1 : 0, seconds / 3600, a.num("steps"), rate);
 }
 
 }  // namespace
