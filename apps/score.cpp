@@ -16,11 +16,13 @@ struct Collector : Trace {
   ScoreAccumulator acc;
   const Batch* batch = nullptr;
   bool normalize;
+  float scale;  // the gate's affinity is its weight before routed_scaling_factor (paper, eq. 2)
   std::map<int, std::string> raw;  // layer -> lines, when asked for
   bool keep_raw;
   Collector(const Config& c, bool per_sample, bool normalize, bool keep_raw)
       : acc(static_cast<int>(c.experts), c.route.top_k, per_sample),
         normalize(normalize),
+        scale(c.route.scale),
         keep_raw(keep_raw) {}
   void routing(int layer, const Routing& r) override {
     int64_t K = r.expert.cols(), T = r.expert.rows();
@@ -29,10 +31,10 @@ struct Collector : Trace {
       while (end < T && batch->start.i32()[end] == batch->start.i32()[t]) ++end;
       const int32_t* ids = r.expert.i32() + t * K;
       const float* w = r.weight.value.f32() + t * K;
-      acc.add(layer, ids, w, end - t, normalize);
-      if (keep_raw) {
-        raw[layer] += raw_line(ids, w, (end - t) * K);
-      }
+      std::vector<float> gate(w, w + (end - t) * K);
+      for (float& g : gate) g /= scale;
+      acc.add(layer, ids, gate.data(), end - t, normalize);
+      if (keep_raw) raw[layer] += raw_line(ids, gate.data(), (end - t) * K);
       t = end;
     }
   }

@@ -47,6 +47,9 @@ struct ExpertBank {
   bool any_lora() const;
 };
 Var moe_ffn(const Var& x, const Routing& routing, const ExpertBank& bank);
+// The same for experts that carry LoRA; moe_ffn calls it.
+Var moe_ffn_lora(const Var& x, const Routing& routing, const ExpertBank& bank,
+                 std::shared_ptr<MoeIndex> index);
 
 // DeepSeek's sequence-wise balance loss: mean over rows b of sum_e f_be P_be; f_be = picks of e in
 // row b / (T_b K / E), P_be = mean probability. rows: first token of each row, and T.
