@@ -13,8 +13,9 @@
 
 namespace sutor {
 
-// A model whose tensors are address space: shapes from config.json, types from the files when
-// `folder` has them, else `fallback`.
+// A model to estimate with: of a folder with weights as load_model() gives it (mapped, nothing
+// read), else from config.json with tensors of type `fallback` that are address space only.
+bool has_weights(const std::string& folder_or_config);
 std::unique_ptr<Model> dry_model(const std::string& folder_or_config, DType fallback);
 
 struct EstimateOptions {
