@@ -92,8 +92,6 @@ std::vector<Batch> micro_batches(const Args& a, const Config& c, std::vector<int
 void run(const Args& a) {
   for (const char* o : {"format", "skip-bad-rows", "packing", "seed"})
     a.no_effect_unless(a.given("data"), o, "there is no --data");
-  a.no_effect_unless(a.real("aux-loss") == 0 || !a.on("recompute"), "recompute",
-                     "blocks with a balance loss are not recomputed");
   a.no_effect_unless(!has_weights(a.str("MODEL")), "weights", "MODEL has weights");
   if (a.num("ranks") != 1)
     throw UsageError("--ranks: this binary trains in one process (allowed: 1)");
