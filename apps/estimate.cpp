@@ -119,7 +119,7 @@ void run(const Args& a) {
       {"process", e.process},         {"mapped weights", e.mapped},  {"trained values", e.values},
       {"gradients", e.grads},         {"masters", e.masters},        {"moments", e.moments},
       {"activations", e.activations}, {"packed operands", e.packed}, {"step temporaries", e.step},
-      {"threads", e.threads}};
+      {"freed blocks", e.freed},      {"threads", e.threads}};
   if (a.on("json")) {
     Json memory = Json::object();
     for (auto [name, bytes] : parts) memory[name] = bytes;
