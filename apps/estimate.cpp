@@ -90,17 +90,17 @@ std::vector<Batch> micro_batches(const Args& a, const Config& c, std::vector<int
 }
 
 void run(const Args& a) {
-  for (const char* o : {"format", "skip-bad-rows", "packing"})
+  for (const char* o : {"format", "skip-bad-rows", "packing", "seed"})
     a.no_effect_unless(a.given("data"), o, "there is no --data");
-  a.no_effect_unless(a.real("aux-loss") == 0 || !a.on("recompute"), "recompute",
-                     "blocks with a balance loss are not recomputed");
+  a.no_effect_unless(!has_weights(a.str("MODEL")), "weights", "MODEL has weights");
   if (a.num("ranks") != 1)
     throw UsageError("--ranks: this binary trains in one process (allowed: 1)");
   Ctx ctx = a.context();
   bool folder = fs::is_directory(a.str("MODEL"));
   auto model = dry_model(a.str("MODEL"), a.str("weights") == "F32" ? DType::F32 : DType::BF16);
-  bool files = folder && fs::exists(a.str("MODEL") + "/tokenizer.json");
-  if (files && !a.given("data")) Tokenizer::load(a.str("MODEL"));
+  bool tokenizer = folder && (fs::exists(a.str("MODEL") + "/tokenizer.json") ||
+                              fs::exists(a.str("MODEL") + "/tokenizer.model"));
+  if (tokenizer && !a.given("data")) Tokenizer::load(a.str("MODEL"));  // as a run would
   std::vector<int32_t> ids;
   std::vector<Batch> micro = micro_batches(a, model->config, ids);
   int64_t process = resident_bytes();
@@ -119,7 +119,7 @@ void run(const Args& a) {
       {"process", e.process},         {"mapped weights", e.mapped},  {"trained values", e.values},
       {"gradients", e.grads},         {"masters", e.masters},        {"moments", e.moments},
       {"activations", e.activations}, {"packed operands", e.packed}, {"step temporaries", e.step},
-      {"threads", e.threads}};
+      {"freed blocks", e.freed},      {"threads", e.threads}};
   if (a.on("json")) {
     Json memory = Json::object();
     for (auto [name, bytes] : parts) memory[name] = bytes;

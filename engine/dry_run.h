@@ -3,7 +3,12 @@
 // zeros, casts and copies write nothing, memory_stats() counts as always. With kernels that do
 // nothing (model/estimate.cpp) the real model and tape code then tells what a run would need.
 
+#include <cstdint>
+
 namespace sutor {
+
+// What freed tensors may leave with the allocator (engine/tensor.cpp), beyond memory_stats().
+constexpr int64_t kKeptBlocks = 128 << 20;
 
 class DryRun {
  public:

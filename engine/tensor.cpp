@@ -6,6 +6,9 @@
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
+#include <mutex>
+#include <utility>
+#include <vector>
 
 #include "engine/dry_run.h"
 
@@ -40,23 +43,73 @@ struct DryStorage : Storage {
 };
 constexpr int64_t kDryBytes = 1 << 16;  // smaller ones are real
 
+// Blocks of 4 MiB and more come from the system and go back to it: on 2 MiB boundaries, in huge
+// pages. (glibc 2.36 finds no place for an aligned block in the hole that the same block left: a
+// run grows step by step.) The last few freed are kept for the next of the same size, as layers
+// repeat each other's; fresh pages would have to be cleared.
+constexpr int64_t kHuge = 2 << 20, kLarge = 2 * kHuge;
+
+class LargeBlocks {
+ public:
+  void* take(int64_t bytes) {
+    {
+      std::lock_guard lock(mutex_);
+      for (size_t i = kept_.size(); i-- > 0;)
+        if (kept_[i].second == bytes) {
+          void* p = kept_[i].first;
+          kept_.erase(kept_.begin() + static_cast<std::ptrdiff_t>(i));
+          total_ -= bytes;
+          return p;
+        }
+    }
+    void* all =
+        mmap(nullptr, bytes + kHuge, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (all == MAP_FAILED) return nullptr;
+    auto first = reinterpret_cast<uintptr_t>(all), last = first + bytes + kHuge,
+         begin = (first + kHuge - 1) / kHuge * kHuge, end = begin + bytes;
+    if (begin > first) munmap(all, begin - first);
+    if (last > end) munmap(reinterpret_cast<void*>(end), last - end);
+    madvise(reinterpret_cast<void*>(begin), bytes, MADV_HUGEPAGE);
+    return reinterpret_cast<void*>(begin);
+  }
+  void give(void* p, int64_t bytes) {
+    std::lock_guard lock(mutex_);
+    kept_.emplace_back(p, bytes);
+    total_ += bytes;
+    while (total_ > kKeptBlocks) {
+      munmap(kept_.front().first, kept_.front().second);
+      total_ -= kept_.front().second;
+      kept_.erase(kept_.begin());
+    }
+  }
+
+ private:
+  std::mutex mutex_;
+  std::vector<std::pair<void*, int64_t>> kept_;  // oldest first
+  int64_t total_ = 0;
+};
+LargeBlocks& large_blocks() {
+  static auto* blocks = new LargeBlocks;  // never destroyed: static tensors may outlive it
+  return *blocks;
+}
+
 struct HeapStorage : Storage {
   void* data;
   int64_t bytes;
   explicit HeapStorage(int64_t n) : bytes(n) {
-    // 2 MiB alignment and huge pages for what is large: fewer TLB misses, and the pages go back to
-    // the system when freed.
-    constexpr int64_t kHuge = 2 << 20;
-    int64_t align = n >= 2 * kHuge ? kHuge : 64;
-    data = std::aligned_alloc(align, (n + align - 1) / align * align + (n == 0 ? align : 0));
+    data = n >= kLarge ? large_blocks().take(mapped())
+                       : std::aligned_alloc(64, (n + 63) / 64 * 64 + (n == 0 ? 64 : 0));
     if (data == nullptr) fail("out of memory: {} bytes wanted, {} in use", n, live_bytes.load());
-    if (align == kHuge) madvise(data, n, MADV_HUGEPAGE);
     count(bytes);
   }
   ~HeapStorage() override {
-    std::free(data);
+    if (bytes >= kLarge)
+      large_blocks().give(data, mapped());
+    else
+      std::free(data);
     count(-bytes);
   }
+  int64_t mapped() const { return (bytes + 4095) / 4096 * 4096; }
 };
 
 }  // namespace

@@ -199,12 +199,15 @@ int64_t touched_rows(const Param& p, const std::vector<Batch>& micro,
 
 }  // namespace
 
+bool has_weights(const std::string& folder_or_config) {
+  if (!fs::is_directory(folder_or_config)) return false;
+  for (const auto& e : fs::directory_iterator(folder_or_config))
+    if (e.path().extension() == ".safetensors") return true;
+  return false;
+}
+
 std::unique_ptr<Model> dry_model(const std::string& folder_or_config, DType fallback) {
-  bool weights = false;
-  if (fs::is_directory(folder_or_config))
-    for (const auto& e : fs::directory_iterator(folder_or_config))
-      weights |= e.path().extension() == ".safetensors";
-  if (weights) return load_model(folder_or_config);
+  if (has_weights(folder_or_config)) return load_model(folder_or_config);
   DryRun dry;
   return make_model(
       read_config(folder_or_config),
@@ -271,6 +274,7 @@ Estimate estimate_training(Model& model, const std::vector<Batch>& micro,
   e.step = peak - e.packed - e.activations;
   e.product_flops = counted.product;
   e.attention_flops = counted.attention;
+  e.freed = std::min(kKeptBlocks, e.activations + e.step) / 2;
   e.threads = num_threads() * (2 << 20);
   return e;
 }

@@ -13,8 +13,9 @@
 
 namespace sutor {
 
-// A model whose tensors are address space: shapes from config.json, types from the files when
-// `folder` has them, else `fallback`.
+// A model to estimate with: of a folder with weights as load_model() gives it (mapped, nothing
+// read), else from config.json with tensors of type `fallback` that are address space only.
+bool has_weights(const std::string& folder_or_config);
 std::unique_ptr<Model> dry_model(const std::string& folder_or_config, DType fallback);
 
 struct EstimateOptions {
@@ -33,6 +34,7 @@ struct Estimate {
   int64_t activations = 0;  // kept for backward when the forward pass ends
   int64_t packed = 0;       // packed operands that the kernels keep between calls
   int64_t step = 0;     // the rest at the peak: logits chunk, gradients of activations, operands
+  int64_t freed = 0;    // blocks of freed tensors kept for the next ones: half of their limit
   int64_t threads = 0;  // scratch of the kernels' threads
   std::vector<int64_t> kept_by_layer;  // sums to `activations` but for the embedding and the norm
   int64_t logits_chunk = 0;            // part of `step` while the loss is computed
@@ -43,7 +45,7 @@ struct Estimate {
   int64_t optimizer_bytes = 0;  // read and written by AdamW
   int64_t peak() const {
     return process + mapped + values + grads + masters + moments + activations + packed + step +
-           threads;
+           freed + threads;
   }
 };
 

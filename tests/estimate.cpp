@@ -1,8 +1,10 @@
 // The dry run of sutor estimate against the tensors that a real step allocates, for every method.
 // Against the system's figure (VmHWM): tests/estimate_check.sh.
 #include <doctest/doctest.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 
@@ -84,7 +86,8 @@ TEST_CASE("estimate: the dry run allocates what a real step allocates") {
   for (Setting s :
        {Setting{"model.layers.2.mlp.experts.*"}, Setting{"model.layers.1.mlp.experts.3.*"},
         Setting{"model.layers.1.mlp.experts.*", true},
-        Setting{"model.layers.2.mlp.experts.*", false, true}, Setting{"*"}, Setting{"*", true},
+        Setting{"model.layers.2.mlp.experts.*", false, true},
+        Setting{"model.layers.1.mlp.experts.*", true, true}, Setting{"*"}, Setting{"*", true},
         Setting{"*", false, false, false, Compute::kF32}, Setting{"", false, false, true}}) {
     CAPTURE(s.what);
     CAPTURE(s.recompute);
@@ -184,4 +187,31 @@ TEST_CASE("estimate: a model of 16 B parameters costs address space only") {
     CHECK(status_bytes("VmRSS:") - resident < 256 << 20);
   }
   CHECK(memory_stats().live == live);
+}
+
+TEST_CASE("estimate: the command's parts add up, options without effect are errors") {
+  const char* binary = std::getenv("SUTOR");
+  if (binary == nullptr) return;
+  ConfigFile config(small_config());
+  auto run = [&](const std::string& arguments) {
+    std::string command = fmt::format("\"{}\" estimate {} --json >{}/out 2>{}/err", binary,
+                                      arguments, config.path, config.path);
+    return WEXITSTATUS(std::system(command.c_str()));
+  };
+  CHECK(run(config.file() + " --method full --seq 64 --batch 2 --grad-accum 3") == 0);
+  Json j = parse_json(read_file(config.path + "/out"), "out");
+  int64_t sum = 0;
+  for (const auto& [name, bytes] : j["memory"].items()) sum += bytes.get<int64_t>();
+  CHECK(j["peak_bytes"] == sum);
+  CHECK(j["tokens_per_step"] == 64 * 2 * 3);
+  CHECK(j["activations_by_layer"].size() == 3);
+  CHECK(j["rough_seconds_per_step"].get<double>() > 0);
+  std::string golden = "tests/goldens/esft_train/", data = " --data " + golden + "data.jsonl";
+  CHECK(run(golden + "model --experts " + golden + "expert_cfg.json --format esft --seq 64" +
+            data) == 0);
+  CHECK(run(golden + "model --method full --weights F32") == 2);
+  CHECK(run(config.file() + " --method full --format esft") == 2);
+  CHECK(run(config.file() + " --method full --experts x") == 2);
+  CHECK(run(config.file() + " --method full --ranks 2") == 2);
+  CHECK(run(config.file() + " --method full --data x.jsonl") == 1);
 }

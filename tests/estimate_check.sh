@@ -1,5 +1,5 @@
 #!/bin/sh
-# sutor estimate against what sutor train really takes: four settings, one step each, predicted and measured peak memory.
+# sutor estimate against what sutor train really takes: five settings, one step each, predicted and measured peak memory.
 #
 #   tests/estimate_check.sh [WORK]
 #
@@ -62,6 +62,7 @@ esft="--method esft --experts $work/expert_cfg.json"
 {
   compare "ESFT, 4 x 512" mid $esft --batch 4 --seq 512
   compare "ESFT, 1 x 2048, recompute" mid $esft --batch 1 --seq 2048 --recompute
+  compare "ESFT, 2 x 512, 2 micro-batches" mid $esft --batch 2 --seq 512 --grad-accum 2
   compare "LoRA, 2 x 256" mid --method lora --batch 2 --seq 256
   compare "full, 0.12 B, 2 x 512" small --method full --batch 2 --seq 512
 }
