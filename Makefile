@@ -1,4 +1,4 @@
-# make · make test · make lint · make format · make asan · make tsan · make fuzz · make install · make clean
+# make · make demo · make test · make bench · make reproduce · make lint · make format · make asan · make tsan · make fuzz · make install · make clean
 # Sources are found by wildcard: a new file needs no edit here. The suffix of a file in engine/cpu/isa/ picks its flags.
 
 BUILD   ?= build
@@ -29,7 +29,7 @@ APP_OBJ  := $(call obj,$(APP_SRC))
 TEST_OBJ := $(call obj,$(TEST_SRC))
 TEST_ARGS ?=
 
-.PHONY: all deps demo reproduce embedded-model test lint format asan tsan fuzz install clean
+.PHONY: all deps demo reproduce bench embedded-model test lint format asan tsan fuzz install clean
 all: deps
 	@$(MAKE) -j$(JOBS) $(BUILD)/sutor
 
@@ -58,8 +58,12 @@ reproduce: all
 	@rm -rf $(BUILD)/reproduce
 	$(BUILD)/sutor demo --tasks all --seeds 3 --eval-rows 200 --markdown docs/results.md --out $(BUILD)/reproduce
 
+# What this machine can do and how near the kernels come: run it on a quiet one.
+bench: all
+	$(BUILD)/sutor bench kernels
+
 # Trains the embedded model anew.
-embedded-model:
+embedded-model: all
 	recipes/embedded/make.sh
 
 test: deps

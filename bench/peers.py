@@ -361,10 +361,10 @@ def table(a):
         runs = {}
         for r in rows:
             if r["mode"] == mode:
-                runs.setdefault(r["impl"], []).append(r)
+                runs.setdefault(f"{r['impl']} {r['dtype']}", []).append(r)
         mid = {i: (statistics.median(r[key] for r in v), statistics.median(r["peak_bytes"] for r in v)) for i, v in runs.items()}
         for i, v in sorted(runs.items(), key=lambda x: -mid[x[0]][0]):
-            x, ours = [r[key] for r in v], mid.get("sutor")
+            x, ours = [r[key] for r in v], next((m for k, m in mid.items() if k.startswith("sutor")), None)
             ratio = [f"{ours[j] / mid[i][j]:.2f}" for j in (0, 1)] if ours else ["", ""]
             what = mode if mode != "generate" else key.split("_")[0]
             print(f"| {what} | {i} | {mid[i][0]:.1f} | {min(x):.1f} - {max(x):.1f} | {len(x)} | {mid[i][1] / 1e9:.2f} | {ratio[0]} | {ratio[1]} |")

@@ -1,0 +1,88 @@
+// The user's way: sutor demo from the binary alone, and the README's four commands, on the embedded
+// model with very few steps.
+#include <sstream>
+
+#include "apps/demo_results.h"
+#include "io/safetensors.h"
+#include "model/embedded.h"
+#include "tests/command.h"
+
+using namespace sutor;
+using namespace sutor::test;
+namespace fs = std::filesystem;
+
+TEST_CASE("demo: artefacts, table and report of every method") {
+  if (binary() == nullptr) return;
+  Folder f;
+  Result r = run(f, "demo --out " + (f / "demo") + " --tasks law --steps 1 --eval-rows 8 --json");
+  CAPTURE(r.err);
+  REQUIRE(r.code == 0);
+  Json rows = Json::parse(r.out);
+  REQUIRE(rows.size() == 6);
+  CHECK(rows[0]["method"] == "vanilla");
+  CHECK(rows[0]["general_score"].get<double>() > 0.5);
+  for (const Json& row : rows)
+    if (row["method"] == "random") CHECK(row["trainable"] == rows[3]["trainable"]);
+  for (const char* file :
+       {"model/model.safetensors", "data/train/law.jsonl", "scores/intent/scores.json",
+        "law/results.json", "law/full/run/model/model.safetensors",
+        "law/lora/run/adapter/adapter_model.safetensors",
+        "law/esft-token/run/adapter/expert_cfg.json", "law/esft-gate/run/log.jsonl",
+        "law/random/eval_general.json", "report.html", "outcomes.json"}) {
+    CAPTURE(file);
+    CHECK(fs::exists(f / ("demo/" + std::string(file))));
+  }
+  CHECK(read_file(f / "demo/report.html").find("<svg") != std::string::npos);
+  check_one_line(run(f, "demo --out " + (f / "demo")), 1, {"not empty"});
+}
+
+TEST_CASE("demo: unknown tasks and methods are named") {
+  if (binary() == nullptr) return;
+  Folder f;
+  auto before = entries(f);
+  check_one_line(run(f, "demo --out " + (f / "d") + " --tasks poems"), 1, {"poems", "intent"});
+  check_one_line(run(f, "demo --out " + (f / "d") + " --methods dora"), 1, {"dora", "esft-gate"});
+  CHECK(entries(f) == before);
+}
+
+TEST_CASE("demo: results are means and deviations over seeds") {
+  std::vector<Outcome> all;
+  for (int seed : {1, 2})
+    for (const char* task : {"a", "b"}) {
+      Outcome o{task, "full", seed};
+      o.task_score = seed == 1 ? 0.5 : 0.7;
+      o.trainable = 10;
+      all.push_back(o);
+    }
+  CHECK(spread({1, 3}).sd == doctest::Approx(std::sqrt(2.0)));
+  CHECK(result_rows(all, "a")["rows"][0]["task"].get<double>() == doctest::Approx(0.6));
+  CHECK(results_markdown(all, {"x"}).find("| full | 60.0 ± 14.1 | 60.0 ± 14.1 | 60.0 ± 14.1 |") !=
+        std::string::npos);
+}
+
+TEST_CASE("README: the four commands, in order, as printed") {
+  if (binary() == nullptr) return;
+  Folder f;
+  write_embedded_model(f / "MODEL");
+  Result data = run(f, "demo-data --pretrain-rows 1 --rows 40 --eval-rows 8 --out " + (f / "d"));
+  REQUIRE(data.code == 0);
+  setenv("SUTOR", fs::absolute(binary()).c_str(), 1);  // the commands run in their own folder
+  fs::copy(f / "d/train/law.jsonl", f / "task.jsonl");
+  std::istringstream readme(read_file("README.md"));
+  int commands = 0;
+  for (std::string line; std::getline(readme, line);) {
+    if (!line.starts_with("sutor score ") && !line.starts_with("sutor select ") &&
+        !line.starts_with("sutor train ") && !line.starts_with("sutor merge "))
+      continue;
+    std::string here = line.substr(6);
+    if (size_t at = here.find("--steps 100"); at != here.npos) here.replace(at, 11, "--steps 1");
+    Result r = run(f, here, "cd " + f.path + " &&");
+    CAPTURE(line);
+    CAPTURE(r.err);
+    CHECK(r.code == 0);
+    ++commands;
+  }
+  CHECK(commands == 4);
+  CHECK(Checkpoint::open(f / "merged").names().size() ==
+        Checkpoint::open(f / "MODEL").names().size());
+}
