@@ -107,7 +107,7 @@ fuzz:
 	@$(MAKE) -j$(JOBS) $(addprefix $(BUILD)/fuzz_,$(FUZZ))
 	@for t in $(FUZZ); do \
 	  mkdir -p $(BUILD)/fuzz/corpus/$$t; echo "  RUN  $$t"; \
-	  $(BUILD)/fuzz_$$t -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=4096 -max_len=4096 -verbosity=0 -print_final_stats=1 \
+	  $(BUILD)/fuzz_$$t -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=4096 -max_len=4096 -verbosity=0 -print_funcs=0 -print_final_stats=1 \
 	    -artifact_prefix=$(BUILD)/fuzz/$$t- $(BUILD)/fuzz/corpus/$$t tests/fuzz/seeds/$$t || exit 1; \
 	done
 
