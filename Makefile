@@ -12,7 +12,7 @@ OPT     ?= -O2 -g1
 # the floating-point flags: without them sqrt and selections vectorise (no value changes).
 CXXFLAGS ?=
 ALL_CXXFLAGS = $(STD) $(WARN) $(OPT) -ffp-contract=off -fno-math-errno -fno-trapping-math -pthread -I. -isystem /usr/include/eigen3 -MMD -MP $(CXXFLAGS)
-LDLIBS  := -lfmt -lyaml-cpp -lonig -lutf8proc -lsentencepiece -lxxhash -pthread
+LDLIBS  := -lfmt -lyaml-cpp -lonig -lutf8proc -lsentencepiece -lxxhash -lcpp-httplib -lssl -lcrypto -pthread
 MAKEFLAGS += --no-print-directory
 
 ISA_avx2       := -mavx2 -mfma -mf16c -O3

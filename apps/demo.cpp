@@ -91,9 +91,11 @@ class Demo {
     const std::string rows = std::to_string(a_.num("eval-rows"));
     command({"demo-data", "--out", out_ + "/data", "--pretrain-rows", "1", "--eval-rows", rows});
     // Every task is scored, whatever is trained: the report compares their experts (Fig. 3).
-    for (const std::string& t : toy::heldout_tasks())
+    for (const std::string& t : toy::heldout_tasks()) {
+      fs::create_directories(out_ + "/scores/" + t);
       command({"score", model(), "--data", data("train", t), "--tokens", "8192", "--out",
                out_ + "/scores/" + t + "/scores.json"});
+    }
   }
 
   void run() {

@@ -7,8 +7,10 @@
 #include "apps/common.h"
 #include "apps/data_args.h"
 #include "apps/table.h"
+#include "io/chat_client.h"
 #include "io/file.h"
-#include "model/eval.h"
+#include "model/eval_code.h"
+#include "model/eval_judge.h"
 
 namespace sutor {
 namespace {
@@ -16,19 +18,46 @@ namespace {
 void declare(Args& a) {
   declare_model(a);
   declare_data(a);
-  a.choice("metric", "what is measured", "loss", {"loss", "exact", "json", "multiple-choice"});
+  a.choice("metric", "what is measured", "loss",
+           {"loss", "exact", "json", "multiple-choice", "pass@1", "judge"});
   a.integer("max-tokens", "generated per row at the most", 128, 1, 1 << 20);
   a.integer("batch", "rows (choices) in one forward pass", 8, 1, 1 << 20);
   a.string("out", "JSON file with per-row results");
+  a.flag("allow-code-execution", "pass@1: run the programs that the model writes");
+  a.flag("allow-network", "pass@1: run them even where they can't be cut off from the network");
+  a.real("timeout", "pass@1: seconds per program", 10, 0.1, 3600);
+  a.string("judge-url", "judge: OpenAI-compatible endpoint, such as http://127.0.0.1:8000/v1");
+  a.string("judge-model", "judge: its model");
+  a.string("judge-key-file", "judge: file with its key (or the variable SUTOR_JUDGE_KEY)");
+  a.string("judge-prompt", "judge: file with {prompt}, {prediction} and {reference}");
+}
+
+Judge judge_of(const Args& a) {
+  ChatEndpoint e;
+  e.url = a.required("judge-url");
+  e.model = a.required("judge-model");
+  if (const char* key = std::getenv("SUTOR_JUDGE_KEY")) e.key = key;
+  if (a.given("judge-key-file")) e.key = stripped(read_file(a.str("judge-key-file"), 1 << 16));
+  return [e](const std::string& prompt) {
+    return chat_completion(e, {{"user", prompt, false}}, 512);
+  };
 }
 
 EvalResult measure(const Args& a, const EvalOptions& opt) {
   const std::string &file = a.required("data"), &metric = a.str("metric");
+  if (metric == "pass@1" && !a.on("allow-code-execution"))
+    throw UsageError(
+        "--metric pass@1 runs programs that the model writes: say --allow-code-execution");
+  Judge judge = metric == "judge" ? judge_of(a) : Judge{};
+  std::string rubric = a.given("judge-prompt") ? read_file(a.str("judge-prompt"), 1 << 20) : "";
+  if (metric == "pass@1") find_python();
   Ctx ctx = a.context();
   auto model = open_model(a);
   Tokenizer tok = Tokenizer::load(a.str("MODEL"));
-  DataSet data =
-      load_rows(a, file, metric == "multiple-choice" ? RowKind::kQuestion : RowKind::kText);
+  DataSet data = load_rows(a, file,
+                           metric == "multiple-choice" ? RowKind::kQuestion
+                           : metric == "pass@1"        ? RowKind::kProgram
+                                                       : RowKind::kText);
   auto templ = chat_template(a, data);
   const ChatTemplate* chat = templ ? &*templ : nullptr;
   if (metric == "loss") {
@@ -37,17 +66,28 @@ EvalResult measure(const Args& a, const EvalOptions& opt) {
     return eval_loss(ctx, *model, encode_rows(data, file, tok, chat), lines, opt);
   }
   if (metric == "multiple-choice") return eval_choices(ctx, *model, tok, data, chat, opt);
+  if (metric == "pass@1") {
+    SandboxLimits limits;
+    limits.seconds = a.real("timeout");
+    limits.network = a.on("allow-network");
+    return eval_programs(ctx, *model, tok, data, opt, limits);
+  }
   std::vector<EvalTask> tasks = eval_tasks(data, file, tok, chat);
+  if (metric == "judge") return eval_judge(ctx, *model, tok, tasks, rubric, judge, opt);
   if (metric == "exact") return eval_exact(ctx, *model, tok, tasks, opt);
   return eval_json(ctx, *model, tok, tasks, file, opt);
 }
 
 void run(const Args& a) {
   const std::string& metric = a.str("metric");
-  bool generates = metric == "exact" || metric == "json";
+  bool generates = metric != "loss" && metric != "multiple-choice";
   a.no_effect_unless(generates, "max-tokens", "--metric " + metric + " generates nothing");
   a.no_effect_unless(!generates, "batch", "--metric " + metric + " answers rows one by one");
   a.no_effect_unless(false, "seed", "nothing is random");
+  for (const char* o : {"allow-code-execution", "allow-network", "timeout"})
+    a.no_effect_unless(metric == "pass@1", o, "only --metric pass@1 runs programs");
+  for (const char* o : {"judge-url", "judge-model", "judge-key-file", "judge-prompt"})
+    a.no_effect_unless(metric == "judge", o, "only --metric judge asks one");
   bool bar = !a.on("quiet") && isatty(2) != 0;
   EvalOptions opt{a.num("max-tokens"), a.num("batch"), [bar](size_t done, size_t all) {
                     if (bar) note("\r{}/{}{}", done, all, done == all ? "\n" : "");
@@ -82,7 +122,8 @@ void run(const Args& a) {
 }
 
 }  // namespace
-const Command kEval{"eval", "scores of a task: loss, exact answers, JSON fields, choices",
+const Command kEval{"eval",
+                    "scores of a task: loss, exact answers, JSON, choices, programs, a judge",
                     "sutor eval model/ --adapter run/adapter --data test.jsonl --metric exact "
                     "--max-tokens 64 --out eval.json",
                     declare, run};

@@ -9,9 +9,9 @@
 #include "apps/commands.h"
 #include "apps/common.h"
 #include "apps/data_args.h"
+#include "apps/method_args.h"
 #include "io/file.h"
 #include "model/checkpoint.h"
-#include "model/esft.h"
 
 namespace sutor {
 namespace fs = std::filesystem;
@@ -22,9 +22,7 @@ volatile std::sig_atomic_t stop_asked = 0;
 void declare(Args& a) {
   declare_model(a);
   declare_data(a);
-  a.choice("method", "what trains: the selected experts, everything, or LoRA factors", "esft",
-           {"esft", "full", "lora"});
-  a.string("experts", "expert_cfg.json of sutor select (esft)");
+  declare_method(a);
   a.string("out", "run folder");
   a.integer("steps", "optimiser steps", 100, 1, 1 << 30);
   a.integer("batch", "rows per micro-batch", 1, 1, 1 << 20);
@@ -47,31 +45,6 @@ void declare(Args& a) {
   a.choice("order", "of rows", "shuffle", {"shuffle", "file"});
   a.real("aux-loss", "weight of the router's balance loss; 0: none", 0, 0, 10);
   a.flag("recompute", "keep only block inputs for backward: less memory, same bits");
-  a.integer("rank", "LoRA rank", 8, 1, 1 << 16);
-  a.real("alpha", "LoRA alpha (scale = alpha / rank)", 16, 0, 1e6);
-}
-
-LoraOptions choose_what_trains(const Args& a, Model& model, std::string& expert_cfg) {
-  const std::string& method = a.str("method");
-  a.no_effect_unless(method == "esft", "experts", "only --method esft selects experts");
-  for (const char* o : {"rank", "alpha"})
-    a.no_effect_unless(method == "lora", o, "only --method lora has it");
-  LoraOptions lora{a.num("rank"), a.real("alpha"), {}};
-  model.params.freeze_all();
-  if (method == "full") {
-    model.params.train("*");
-  } else if (method == "lora") {
-    add_lora(model, lora, static_cast<uint64_t>(a.num("seed")));
-  } else {
-    const std::string& file = a.required("experts");
-    ExpertConfig c = read_expert_config(file);
-    check_expert_config(c, model.config.moe_layers(), model.config.experts, file);
-    std::vector<std::string> globs = trainable_globs(c);
-    check(!globs.empty(), "{}: selects nothing", file);
-    for (const std::string& g : globs) model.params.train(g);
-    expert_cfg = to_json(c);
-  }
-  return lora;
 }
 
 TrainOptions train_options(const Args& a) {

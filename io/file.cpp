@@ -19,6 +19,7 @@
 #include <charconv>
 #include <cstring>
 #include <filesystem>
+#include <vector>
 
 namespace sutor {
 namespace fs = std::filesystem;
@@ -118,8 +119,21 @@ std::string read_file(const std::string& path, size_t max_bytes) {
 }
 
 std::string hash_file(const std::string& path) {
-  MappedFile f(path);
-  XXH128_hash_t h = XXH3_128bits(f.data, f.size);
+  // Read, not mapped: a mapped file of gigabytes would count as this process' memory.
+  Fd f(path, O_RDONLY, "open");
+  std::unique_ptr<XXH3_state_t, decltype(&XXH3_freeState)> state(XXH3_createState(),
+                                                                 XXH3_freeState);
+  check(state != nullptr && XXH3_128bits_reset(state.get()) == XXH_OK, "{}: cannot be hashed",
+        path);
+  std::vector<char> buffer(1 << 20);
+  for (;;) {
+    ssize_t n = read(f.fd, buffer.data(), buffer.size());
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) fail_errno(path, "read");
+    if (n == 0) break;
+    XXH3_128bits_update(state.get(), buffer.data(), static_cast<size_t>(n));
+  }
+  XXH128_hash_t h = XXH3_128bits_digest(state.get());
   return fmt::format("{:016x}{:016x}", h.high64, h.low64);
 }
 

@@ -182,15 +182,18 @@ struct LayerTap : Trace {
 
 // Pages of a file that `rows` scattered rows of an embedding bring in (the system maps 16 pages
 // around each fault).
-int64_t touched_rows(const Param& p, const std::vector<Batch>& micro) {
+int64_t touched_rows(const Param& p, const std::vector<Batch>& micro,
+                     const std::vector<int32_t>& ids) {
   constexpr int64_t kAround = 16 * 4096;
   std::set<int64_t> windows;
   int64_t row = p.value.cols() * size_of(p.value.dtype);
+  auto touch = [&](int64_t id) {
+    for (int64_t at = id * row / kAround; at <= ((id + 1) * row - 1) / kAround; ++at)
+      windows.insert(at);
+  };
+  for (int32_t id : ids) touch(id);
   for (const Batch& b : micro)
-    for (int64_t t = 0; t < b.ids.numel(); ++t)
-      for (int64_t at = b.ids.i32()[t] * row / kAround; at <= (b.ids.i32()[t] + 1) * row / kAround;
-           ++at)
-        windows.insert(at);
+    for (int64_t t = 0; t < b.ids.numel() && ids.empty(); ++t) touch(b.ids.i32()[t]);
   return std::min(p.value.nbytes(), static_cast<int64_t>(windows.size()) * kAround);
 }
 
@@ -218,7 +221,7 @@ Estimate estimate_training(Model& model, const std::vector<Batch>& micro,
   for (Param& p : model.params.all()) {
     if (p.name.find(".lora_") != std::string::npos) continue;  // in no file
     bool embedding = p.name.ends_with("embed_tokens.weight") && !p.trainable && &p != &model.head();
-    e.mapped += embedding ? touched_rows(p, micro) : p.value.nbytes();
+    e.mapped += embedding ? touched_rows(p, micro, opt.ids) : p.value.nbytes();
   }
   model.params.prepare_training(opt.compute);
   for (Param* p : model.params.trainable()) {

@@ -20,6 +20,8 @@ std::unique_ptr<Model> dry_model(const std::string& folder_or_config, DType fall
 struct EstimateOptions {
   Compute compute = Compute::kBF16;
   bool recompute = false, balance_loss = false;
+  std::vector<int32_t> ids;  // of all data: which rows of the embedding the run reads; empty: those
+                             // of the micro-batches
 };
 
 struct Estimate {

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <numbers>
 
+#include "engine/dry_run.h"
 #include "io/safetensors.h"
 #include "model/family.h"
 
@@ -66,6 +67,7 @@ std::unique_ptr<Model> load_model(const std::string& folder) {
 WeightSource random_source(const Config& config, uint64_t seed, DType dtype) {
   double std = config.init_std;
   return [std, seed, dtype](const std::string& name, const Shape& shape) {
+    if (dry_run()) return empty(shape, dtype);
     Tensor t = empty(shape);
     float* p = t.f32();
     int64_t n = t.numel();

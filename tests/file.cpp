@@ -4,6 +4,7 @@
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include <xxhash.h>
 
 #include <filesystem>
 
@@ -88,4 +89,9 @@ TEST_CASE("file: hash") {
   TempDir d;
   write_file_atomic(d / "e", "");
   CHECK(hash_file(d / "e") == "99aa06d3014798d86001c324468d497f");
+  std::string text((3 << 20) + 7, 'a');  // read in several pieces
+  text[2 << 20] = 'b';
+  write_file_atomic(d / "long", text);
+  XXH128_hash_t h = XXH3_128bits(text.data(), text.size());
+  CHECK(hash_file(d / "long") == fmt::format("{:016x}{:016x}", h.high64, h.low64));
 }

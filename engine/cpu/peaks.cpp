@@ -44,6 +44,8 @@ double gemm_peak(const MicroKernels& mk) {
 
 }  // namespace
 
+double measure_gflops(Compute compute) { return gemm_peak(micro_kernels(compute)); }
+
 Peaks measure_peaks() {
   constexpr int64_t kRows = 32768, kCols = 8192;  // 1 GiB of f32: more than a shared L3
   const MicroKernels& f32 = micro_kernels(Compute::kF32);

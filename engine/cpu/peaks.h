@@ -2,6 +2,8 @@
 // What this machine can do, measured in about a second: the yardsticks that the benchmark prints
 // percentages of.
 
+#include "engine/backend.h"
+
 namespace sutor::cpu {
 
 struct Peaks {
@@ -10,5 +12,6 @@ struct Peaks {
   double read_gbps;                // reading memory far larger than the caches, all threads
 };
 Peaks measure_peaks();
+double measure_gflops(Compute compute);  // one of the first two alone, in milliseconds
 
 }  // namespace sutor::cpu

@@ -1,6 +1,7 @@
 // The routed experts of a layer: y = sum_k weight_k W2(silu(W1 x) * W3 x). Keeps the
 // pre-activations gate, up [T*K,I], and x where an expert trains. Kernels: engine/cpu/moe_ffn.cpp,
 // engine/cpu/moe_ffn_bwd.cpp. Experts with LoRA go one by one through plain ops.
+#include "engine/dry_run.h"
 #include "engine/ops.h"
 
 namespace sutor {
@@ -59,7 +60,7 @@ Var moe_ffn_plain(const Var& x, const Routing& routing, const ExpertBank& bank,
   }
   const float* w = routing.weight.value.f32();
   Tensor y = zeros({T, H});
-  for (int64_t p = 0; p < T * K; ++p) {
+  for (int64_t p = 0; p < T * K && !dry_run(); ++p) {
     const float* row = sorted.row(index.where[p]);
     float* out = y.row(p / K);
     for (int64_t h = 0; h < H; ++h) out[h] += w[p] * row[h];
@@ -70,7 +71,7 @@ Var moe_ffn_plain(const Var& x, const Routing& routing, const ExpertBank& bank,
                       dw = routing.weight.grad](const Tensor& dy) {
                        Tensor dweight = dw();
                        Tensor d = empty({T * K, H});
-                       for (int64_t p = 0; p < T * K; ++p) {
+                       for (int64_t p = 0; p < T * K && !dry_run(); ++p) {
                          const float* g = dy.row(p / K);
                          const float* o = sorted.row(index.where[p]);
                          float* out = d.row(index.where[p]);

@@ -1,0 +1,162 @@
+// sutor estimate: peak memory and time of a training run, before anything runs.
+#include <algorithm>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+
+#include "apps/commands.h"
+#include "apps/common.h"
+#include "apps/data_args.h"
+#include "apps/method_args.h"
+#include "apps/table.h"
+#include "engine/cpu/peaks.h"
+#include "engine/dry_run.h"
+#include "engine/parallel.h"
+#include "model/estimate.h"
+
+namespace sutor {
+namespace fs = std::filesystem;
+namespace {
+
+// What training steps reach of the rate that the micro-kernels reach in the first-level cache:
+// packing, element-wise work and memory take the rest. Rough.
+constexpr double kReached = 0.5;
+
+void declare(Args& a) {
+  a.positional("MODEL", "hub folder, or a config.json alone");
+  a.common();
+  declare_data(a);
+  declare_method(a);
+  a.choice("weights", "type of the weights when MODEL has none", "BF16", {"BF16", "F32"});
+  a.integer("steps", "optimiser steps", 100, 1, 1 << 30);
+  a.integer("batch", "rows per micro-batch", 1, 1, 1 << 20);
+  a.integer("grad-accum", "micro-batches per step", 1, 1, 1 << 20);
+  a.integer("seq", "tokens per row; without --data every row is full and every token trained", 4096,
+            2, 1 << 20);
+  a.choice("packing", "of --data, as in sutor train", "documents",
+           {"documents", "none", "esft-compat"});
+  a.real("aux-loss", "weight of the router's balance loss; 0: none", 0, 0, 10);
+  a.flag("recompute", "keep only block inputs for backward");
+  a.integer("ranks", "processes that train together", 1, 1, 1 << 16);
+}
+
+int64_t resident_bytes() {
+  std::ifstream f("/proc/self/status");
+  for (std::string line; std::getline(f, line);)
+    if (line.starts_with("VmRSS:")) return std::stoll(line.substr(6)) * 1024;
+  return 0;
+}
+
+// One step's micro-batches. Of data: the longest rows first, as a run meets them sooner or later.
+std::vector<Batch> micro_batches(const Args& a, const Config& c, std::vector<int32_t>& all_ids) {
+  int64_t batch = a.num("batch"), accum = a.num("grad-accum"), seq = a.num("seq");
+  std::vector<std::vector<int32_t>> ids, labels, starts;
+  if (a.given("data")) {
+    check(fs::is_directory(a.str("MODEL")), "{}: --data needs the tokenizer of a model folder",
+          a.str("MODEL"));
+    Tokenizer tok = Tokenizer::load(a.str("MODEL"));
+    int64_t truncated = 0;
+    std::vector<TrainRow> rows = pack(load_examples(a, a.str("data"), tok), packing_of(a), seq,
+                                      tok.eos(), static_cast<uint64_t>(a.num("seed")), truncated);
+    check(!rows.empty(), "{}: no rows to train on", a.str("data"));
+    std::stable_sort(rows.begin(), rows.end(), [](const TrainRow& x, const TrainRow& y) {
+      return x.ids.size() > y.ids.size();
+    });
+    for (const TrainRow& r : rows) all_ids.insert(all_ids.end(), r.ids.begin(), r.ids.end());
+    for (int64_t i = 0; i < batch * accum; ++i) {
+      TrainRow& r = rows[i % static_cast<int64_t>(rows.size())];
+      ids.push_back(r.ids);
+      labels.push_back(r.labels);
+      starts.push_back(r.start.empty() ? std::vector<int32_t>(r.ids.size(), 0) : r.start);
+    }
+  } else {
+    for (int64_t i = 0; i < batch * accum; ++i) {
+      auto& row = ids.emplace_back(seq);
+      for (int64_t t = 0; t < seq; ++t)
+        row[t] = static_cast<int32_t>(static_cast<uint64_t>(i * seq + t) * 2654435761u %
+                                      static_cast<uint64_t>(c.vocab));
+      starts.emplace_back(seq, 0);
+    }
+    labels = ids;
+  }
+  std::vector<Batch> out;
+  for (int64_t m = 0; m < accum; ++m) {
+    auto part = [&](const auto& v) {
+      return std::vector(v.begin() + m * batch, v.begin() + (m + 1) * batch);
+    };
+    out.push_back(make_batch(part(ids), part(labels), part(starts)));
+  }
+  return out;
+}
+
+void run(const Args& a) {
+  for (const char* o : {"format", "skip-bad-rows", "packing"})
+    a.no_effect_unless(a.given("data"), o, "there is no --data");
+  a.no_effect_unless(a.real("aux-loss") == 0 || !a.on("recompute"), "recompute",
+                     "blocks with a balance loss are not recomputed");
+  if (a.num("ranks") != 1)
+    throw UsageError("--ranks: this binary trains in one process (allowed: 1)");
+  Ctx ctx = a.context();
+  bool folder = fs::is_directory(a.str("MODEL"));
+  auto model = dry_model(a.str("MODEL"), a.str("weights") == "F32" ? DType::F32 : DType::BF16);
+  bool files = folder && fs::exists(a.str("MODEL") + "/tokenizer.json");
+  if (files && !a.given("data")) Tokenizer::load(a.str("MODEL"));
+  std::vector<int32_t> ids;
+  std::vector<Batch> micro = micro_batches(a, model->config, ids);
+  int64_t process = resident_bytes();
+  {
+    DryRun dry;  // LoRA's factors are parameters too
+    std::string expert_cfg;
+    choose_what_trains(a, *model, expert_cfg);
+  }
+  Estimate e = estimate_training(
+      *model, micro, {ctx.compute, a.on("recompute"), a.real("aux-loss") != 0, std::move(ids)});
+  e.process = process;
+  double rate = cpu::measure_gflops(ctx.compute), f32 = cpu::measure_gflops(Compute::kF32),
+         step_seconds = 1e-9 / kReached * (e.product_flops / rate + e.attention_flops / f32),
+         seconds = step_seconds * static_cast<double>(a.num("steps"));
+  std::pair<const char*, int64_t> parts[] = {
+      {"process", e.process},         {"mapped weights", e.mapped},  {"trained values", e.values},
+      {"gradients", e.grads},         {"masters", e.masters},        {"moments", e.moments},
+      {"activations", e.activations}, {"packed operands", e.packed}, {"step temporaries", e.step},
+      {"threads", e.threads}};
+  if (a.on("json")) {
+    Json memory = Json::object();
+    for (auto [name, bytes] : parts) memory[name] = bytes;
+    return print_json({{"peak_bytes", e.peak()},
+                       {"memory", memory},
+                       {"activations_by_layer", e.kept_by_layer},
+                       {"logits_chunk_bytes", e.logits_chunk},
+                       {"trainable_parameters", e.trainable_parameters},
+                       {"tokens_per_step", e.tokens},
+                       {"trained_tokens_per_step", e.trained_tokens},
+                       {"flops_per_step", e.product_flops + e.attention_flops},
+                       {"rate_gflops", rate},
+                       {"rate_f32_gflops", f32},
+                       {"reached", kReached},
+                       {"rough_seconds_per_step", step_seconds},
+                       {"rough_seconds", seconds}});
+  }
+  Table t({"at the peak", "MiB"});
+  auto mib = [](int64_t bytes) {
+    return fmt::format("{:.1f}", static_cast<double>(bytes) / (1 << 20));
+  };
+  for (auto [name, bytes] : parts) t.row({name, mib(bytes)});
+  t.row({"together", mib(e.peak())});
+  fmt::print("{}\n", t.text());
+  Table layers({"layer", "activations kept, MiB"});
+  for (size_t i = 0; i < e.kept_by_layer.size(); ++i)
+    layers.row({std::to_string(i), mib(e.kept_by_layer[i])});
+  fmt::print("{}\n", layers.text());
+  fmt::print(
+      "{} trainable parameters, {} tokens a step, {:.3g} Tflop a step\n"
+      "roughly {:.{}f} s a step, {:.1f} h for {} steps, at half of this machine's {:.0f} GFLOP/s\n",
+      e.trainable_parameters, e.tokens, 1e-12 * (e.product_flops + e.attention_flops), step_seconds,
+      step_seconds < 10 ? 1 : 0, seconds / 3600, a.num("steps"), rate);
+}
+
+}  // namespace
+const Command kEstimate{"estimate", "peak memory and time of a training run before it starts",
+                        "sutor estimate config.json --method full --seq 512 --batch 4", declare,
+                        run};
+}  // namespace sutor

@@ -1,0 +1,38 @@
+#include "apps/method_args.h"
+
+#include "model/esft.h"
+
+namespace sutor {
+
+void declare_method(Args& a) {
+  a.choice("method", "what trains: the selected experts, everything, or LoRA factors", "esft",
+           {"esft", "full", "lora"});
+  a.string("experts", "expert_cfg.json of sutor select (esft)");
+  a.integer("rank", "LoRA rank", 8, 1, 1 << 16);
+  a.real("alpha", "LoRA alpha (scale = alpha / rank)", 16, 0, 1e6);
+}
+
+LoraOptions choose_what_trains(const Args& a, Model& model, std::string& expert_cfg) {
+  const std::string& method = a.str("method");
+  a.no_effect_unless(method == "esft", "experts", "only --method esft selects experts");
+  for (const char* o : {"rank", "alpha"})
+    a.no_effect_unless(method == "lora", o, "only --method lora has it");
+  LoraOptions lora{a.num("rank"), a.real("alpha"), {}};
+  model.params.freeze_all();
+  if (method == "full") {
+    model.params.train("*");
+  } else if (method == "lora") {
+    add_lora(model, lora, static_cast<uint64_t>(a.num("seed")));
+  } else {
+    const std::string& file = a.required("experts");
+    ExpertConfig c = read_expert_config(file);
+    check_expert_config(c, model.config.moe_layers(), model.config.experts, file);
+    std::vector<std::string> globs = trainable_globs(c);
+    check(!globs.empty(), "{}: selects nothing", file);
+    for (const std::string& g : globs) model.params.train(g);
+    expert_cfg = to_json(c);
+  }
+  return lora;
+}
+
+}  // namespace sutor
