@@ -42,6 +42,9 @@ $(BUILD)/sutor: $(APP_OBJ) $(LIB_OBJ)
 $(BUILD)/sutor_tests: $(TEST_OBJ) $(filter-out $(BUILD)/apps/main.o,$(APP_OBJ)) $(LIB_OBJ)
 	$(CXX) $(CXXFLAGS) -o $@ $^ $(LDLIBS)
 
+$(BUILD)/kernel_tests: $(call obj,tests/main.cpp $(wildcard tests/kernels/*.cpp)) $(filter $(BUILD)/engine/% $(BUILD)/cuda/%,$(LIB_OBJ))
+	$(CXX) $(CXXFLAGS) -o $@ $^ $(LDLIBS)
+
 $(BUILD)/%.o: %.cpp
 	@mkdir -p $(@D)
 	@echo "  CXX  $<"; $(CXX) $(ALL_CXXFLAGS) $(ISA_$(lastword $(subst _, ,$(basename $(notdir $<))))) -c -o $@ $<
@@ -83,10 +86,11 @@ asan:
 	@$(MAKE) -j$(JOBS) BUILD=$(BUILD)/asan OPT="-O1 -g" CXXFLAGS="-fsanitize=address,undefined -fno-sanitize-recover=all" $(BUILD)/asan/sutor $(BUILD)/asan/sutor_tests
 	SUTOR=$(BUILD)/asan/sutor $(BUILD)/asan/sutor_tests $(TEST_ARGS)
 
+# The kernels and the thread pool; the rest has no threads of its own.
 tsan:
 	@third_party/install.sh build
-	@$(MAKE) -j$(JOBS) BUILD=$(BUILD)/tsan OPT="-O1 -g" CXXFLAGS="-fsanitize=thread" $(BUILD)/tsan/sutor $(BUILD)/tsan/sutor_tests
-	SUTOR=$(BUILD)/tsan/sutor $(BUILD)/tsan/sutor_tests $(TEST_ARGS)
+	@$(MAKE) -j$(JOBS) BUILD=$(BUILD)/tsan OPT="-O1 -g" CXXFLAGS="-fsanitize=thread" $(BUILD)/tsan/kernel_tests
+	$(BUILD)/tsan/kernel_tests $(TEST_ARGS)
 
 # Each target of tests/fuzz for FUZZ_SECONDS from its seeds, with clang's libFuzzer and sanitizers. clang 14 has no _Float16 here,
 # and no half is converted, so any type of two bytes will do.
@@ -107,7 +111,7 @@ fuzz:
 	@$(MAKE) -j$(JOBS) $(addprefix $(BUILD)/fuzz_,$(FUZZ))
 	@for t in $(FUZZ); do \
 	  mkdir -p $(BUILD)/fuzz/corpus/$$t; echo "  RUN  $$t"; \
-	  $(BUILD)/fuzz_$$t -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=4096 -max_len=4096 -verbosity=0 -print_final_stats=1 \
+	  $(BUILD)/fuzz_$$t -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=4096 -max_len=4096 -verbosity=0 -print_funcs=0 -print_final_stats=1 \
 	    -artifact_prefix=$(BUILD)/fuzz/$$t- $(BUILD)/fuzz/corpus/$$t tests/fuzz/seeds/$$t || exit 1; \
 	done
 

@@ -132,6 +132,7 @@ void run(const Args& a) {
   std::string expert_cfg;
   LoraOptions lora = choose_what_trains(a, *model, expert_cfg);
   bool is_lora = a.str("method") == "lora", full = a.str("method") == "full";
+  sweep_leftovers(out);
   check(!fs::exists(out) || fs::is_empty(out) || a.on("resume"),
         "{}: is not empty (--resume goes on with the run in it)", out);
   int64_t truncated = 0;
@@ -149,7 +150,6 @@ void run(const Args& a) {
 
   int64_t done = 0, trainable = 0;
   for (Param* p : model->params.trainable()) trainable += p->value.numel();
-  if (a.on("resume")) sweep_leftovers(out);
   std::string newest = a.on("resume") ? newest_checkpoint(out) : "", identity = run_identity(a);
   check(!a.on("resume") || !newest.empty(), "{}: has no checkpoint to resume", out);
   NewFolder folder(out);

@@ -1,3 +1,7 @@
+// One POST a question over the HTTP library (io/httplib.h): URL taken apart, timeouts, a few tries
+// with growing pauses, and an answer that is checked before it is believed. Test:
+// tests/eval_judge.cpp.
+
 #include "io/chat_client.h"
 
 #include <chrono>

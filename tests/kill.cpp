@@ -2,7 +2,9 @@
 // stopped at its k-th entry into or return from the kernel and killed there, for every k until it
 // finishes. After each death the newest checkpoint loads and the next save leaves only itself.
 #include <doctest/doctest.h>
+#include <fcntl.h>
 #include <signal.h>
+#include <sys/file.h>
 #include <sys/ptrace.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -157,12 +159,18 @@ TEST_CASE("kill: leftovers are swept only when they are ours and their writer is
   make(".sutor-tmp-b" + dead);
   make(".sutor-tmp-a" + alive);
   make(".tmp-a" + dead);
+  make(".sutor-tmp-held" + dead);
+  int held = open((d / (".sutor-tmp-held" + dead)).c_str(), O_RDONLY);
+  REQUIRE(flock(held, LOCK_EX) == 0);  // a writer whose process we cannot see
   make(".sutor-tmp-a-");
   make(".sutor-tmp-a-1x");
   make("sutor-tmp-a" + dead);
   sweep_leftovers(d.path.string(), "a");
-  CHECK(count(d.path) == 6);
+  CHECK(count(d.path) == 7);
   CHECK_FALSE(fs::exists(d / (".sutor-tmp-a" + dead)));
+  sweep_leftovers(d.path.string());
+  CHECK(count(d.path) == 6);
+  close(held);
   sweep_leftovers(d.path.string());
   CHECK(count(d.path) == 5);
   // A replaced folder whose replacement never came gets its name back.

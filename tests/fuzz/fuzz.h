@@ -1,7 +1,7 @@
 #pragma once
 // What the fuzz targets share: bytes as a file of this process, in memory, and the rule that any
-// input either works or throws Error (or, from a library below us, another std::exception that the
-// command line prints as one line). Everything else, a crash, a leak, a hang, is a finding.
+// input either works or throws Error. Everything else, another exception, a crash, a leak, a hang,
+// is a finding.
 
 #include <unistd.h>
 
