@@ -34,6 +34,8 @@ constexpr Method kMethods[] = {
     {"lora", "lora", nullptr, false, "1e-3"},      {"esft-token", "esft", "token", false, "1e-3"},
     {"esft-gate", "esft", "gate", false, "1e-3"},  {"random", "esft", "token", true, "1e-3"}};
 
+constexpr const char *kBatch = "4", *kSeq = "256";
+
 std::string allowed_methods() {
   std::string s;
   for (const Method& m : kMethods) s += s.empty() ? m.name : std::string(",") + m.name;
@@ -53,7 +55,7 @@ void declare(Args& a) {
   a.string("methods", "by commas", allowed_methods());
   a.integer("seeds", "runs of each method with seeds 1, 2, ...", 1, 1, 1000);
   a.integer("first-seed", "of those", 1, 0, 1 << 30);
-  a.integer("steps", "optimiser steps of each run", 60, 1, 1 << 20);
+  a.integer("steps", "optimiser steps of each run", 200, 1, 1 << 20);
   a.real("lr", "one learning rate for all methods (default: each method's own)", 0, 0, 1);
   a.integer("eval-rows", "evaluation rows of the task, and of the pre-training tasks together", 200,
             8, 1 << 20);
@@ -159,8 +161,8 @@ class Demo {
                                    "--method", m.train,
                                    "--out",    run,
                                    "--steps",  std::to_string(a_.num("steps")),
-                                   "--batch",  "8",
-                                   "--seq",    "256",
+                                   "--batch",  kBatch,
+                                   "--seq",    kSeq,
                                    "--lr",     lr,
                                    "--seed",   std::to_string(seed)};
     if (m.score) {
@@ -226,9 +228,9 @@ std::vector<std::string> settings(const Args& a) {
       rates += fmt::format("{}{} {}", rates.empty() ? "" : ", ", m.name,
                            a.given("lr") ? a.str("lr") : m.lr);
   return {
-      fmt::format("{} steps of 8 rows of up to 256 tokens, AdamW (0.9, 0.95), weight decay 0.1, "
+      fmt::format("{} steps of {} rows of up to {} tokens, AdamW (0.9, 0.95), weight decay 0.1, "
                   "clipping at 1, constant learning rate: {}",
-                  a.num("steps"), rates),
+                  a.num("steps"), kBatch, kSeq, rates),
       "ESFT-Token p = 0.2, ESFT-Gate p = 0.1 from 8192 tokens; random: as many experts per layer "
       "as ESFT-Token; LoRA: rank 8, alpha 16 on every linear but embeddings, head and router",
       fmt::format("{} seeds from {} (order of the rows, LoRA's start, the random experts); ± is "

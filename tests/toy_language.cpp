@@ -66,6 +66,15 @@ std::string expected(const std::string& task, const std::string& q, const Langua
     for (const std::string& i : items) out += (out.empty() ? "" : " ") + i;
     return out;
   }
+  if (task == "repeating") return after_colon(q);
+  if (task == "lookup") {
+    bool forward = has(q, "What");
+    const std::string asked = w.back();
+    for (size_t i = 0; i + 2 < w.size(); ++i)
+      if (w[i + 1] == "is" && w[i] != "What" && w[i] != "Which" &&
+          (forward ? w[i] : w[i + 2]) == asked)
+        return forward ? w[i + 2] : w[i];
+  }
   if (task == "morphology") {
     std::string stem = w.back();
     bool vowel = std::string("aeiou").find(stem.back()) != std::string::npos;
