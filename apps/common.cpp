@@ -18,7 +18,8 @@ void declare_model(Args& a, bool optional) {
 
 std::unique_ptr<Model> open_model(const Args& a) {
   auto model = load_model(a.str("MODEL"));
-  for (const std::string& dir : a.all("adapter")) load_adapter(*model, dir);
+  Replaced replaced;
+  for (const std::string& dir : a.all("adapter")) load_adapter(*model, dir, &replaced);
   return model;
 }
 

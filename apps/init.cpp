@@ -25,7 +25,8 @@ void run(const Args& a) {
   auto source = random_source(config, static_cast<uint64_t>(a.num("seed")),
                               a.str("weights") == "F32" ? DType::F32 : DType::BF16);
   auto model = make_model(config, source);
-  write_model(out, *model, std::filesystem::path(config.where).parent_path().string());
+  std::string beside = std::filesystem::path(config.where).parent_path().string();
+  write_model(out, *model, beside.empty() ? "." : beside);
   if (!a.on("json")) return;
   int64_t parameters = 0;
   for (const Param& p : model->params.all()) parameters += p.value.numel();

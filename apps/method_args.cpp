@@ -18,6 +18,12 @@ LoraOptions choose_what_trains(const Args& a, Model& model, std::string& expert_
   for (const char* o : {"rank", "alpha"})
     a.no_effect_unless(method == "lora", o, "only --method lora has it");
   LoraOptions lora{a.num("rank"), a.real("alpha"), {}};
+  for (const Param& p : model.params.all())
+    check(
+        !p.lora,
+        "--adapter: {} carries a LoRA, which --method {} would neither train nor write: fold it in "
+        "first (sutor merge)",
+        p.name, method);
   model.params.freeze_all();
   if (method == "full") {
     model.params.train("*");
@@ -27,9 +33,11 @@ LoraOptions choose_what_trains(const Args& a, Model& model, std::string& expert_
     const std::string& file = a.required("experts");
     ExpertConfig c = read_expert_config(file);
     check_expert_config(c, model.config.moe_layers(), model.config.experts, file);
-    std::vector<std::string> globs = trainable_globs(c);
-    check(!globs.empty(), "{}: selects nothing", file);
-    for (const std::string& g : globs) model.params.train(g);
+    check(!c.shared_experts || model.config.shared_experts > 0,
+          "{}: shared_experts is true, the model has none", file);
+    for (const Param& p : model.params.all())
+      if (trains(c, p.name)) model.params.train(p.name);
+    check(!model.params.trainable().empty(), "{}: selects nothing", file);
     expert_cfg = to_json(c);
   }
   return lora;

@@ -10,6 +10,7 @@
 #include "apps/common.h"
 #include "apps/data_args.h"
 #include "apps/method_args.h"
+#include "apps/run_record.h"
 #include "io/file.h"
 #include "model/checkpoint.h"
 
@@ -32,12 +33,14 @@ void declare(Args& a) {
   a.real("lr", "peak learning rate", 1e-5, 0, 1e3);
   a.choice("schedule", "of the learning rate after warm-up", "constant",
            {"constant", "linear", "cosine"});
-  a.integer("warmup", "steps of linear warm-up", 0, 0, 1 << 30);
+  a.integer("warmup", "steps of linear warm-up; step s of them has s/N of --lr, the first 1/N", 0,
+            0, 1 << 30);
   a.real("weight-decay", "decoupled, on matrices", 0.1, 0, 10);
   a.real("beta1", "AdamW", 0.9, 0, 0.99999);
   a.real("beta2", "AdamW", 0.95, 0, 0.99999);
   a.real("clip", "global gradient norm; 0: none", 1.0, 0, 1e9);
   a.integer("save-every", "checkpoint every N steps; 0: only at a signal", 0, 0, 1 << 30);
+  a.integer("keep-checkpoints", "remove all but the newest N; 0: keep all", 0, 0, 1 << 30);
   a.flag("resume", "go on from the newest checkpoint in --out");
   a.string("eval-data", "rows for eval_loss");
   a.integer("eval-every", "evaluate every N steps (and at the end)", 100, 1, 1 << 30);
@@ -72,14 +75,13 @@ TrainOptions train_options(const Args& a) {
   return o;
 }
 
-// What must be equal for a checkpoint to be gone on with: everything but where and how long.
-std::string run_identity(const Args& a) {
-  std::string id = hash_file(a.str("data")) + hash_file(a.str("MODEL") + "/config.json");
-  for (const char* o :
-       {"method", "batch", "grad-accum", "seq", "lr", "weight-decay", "beta1", "beta2", "clip",
-        "packing", "order", "aux-loss", "seed", "dtype", "format", "rank", "alpha"})
-    id += std::string(" ") + o + "=" + a.str(o);
-  return id;
+// Tokens of the longest document in any row: the most positions that attention sees.
+int64_t longest_document(const std::vector<TrainRow>& rows) {
+  int64_t longest = 0;
+  for (const TrainRow& r : rows)
+    for (size_t i = 0; i < r.ids.size(); ++i)
+      longest = std::max(longest, static_cast<int64_t>(i) + 1 - (r.start.empty() ? 0 : r.start[i]));
+  return longest;
 }
 
 // The run folder, removed again when nothing could be written into it.
@@ -133,6 +135,10 @@ void run(const Args& a) {
   auto model = open_model(a);
   Tokenizer tok = Tokenizer::load(a.str("MODEL"));
   std::string expert_cfg;
+  check(
+      opt.aux_alpha == 0 || model->config.seq_aux,
+      "{}: seq_aux is false: its balance loss is not implemented (allowed: true, or --aux-loss 0)",
+      model->config.where);
   LoraOptions lora = choose_what_trains(a, *model, expert_cfg);
   bool is_lora = a.str("method") == "lora", full = a.str("method") == "full";
   sweep_leftovers(out);
@@ -150,21 +156,28 @@ void run(const Args& a) {
   if (eval_truncated > 0)
     note("{}: {} examples were cut: rows hold --seq {} tokens\n", a.str("eval-data"),
          eval_truncated, a.num("seq"));
+  for (const auto* set : {&rows, &eval_rows})
+    check(longest_document(*set) <= model->config.max_positions,
+          "{}: max_position_embeddings is {}, the longest document has {} tokens: lower --seq {}",
+          model->config.where, model->config.max_positions, longest_document(*set), a.num("seq"));
   model->params.prepare_training(ctx.compute);
   model->recompute = a.on("recompute");
 
   int64_t done = 0, trainable = 0;
   for (Param* p : model->params.trainable()) trainable += p->value.numel();
-  std::string newest = a.on("resume") ? newest_checkpoint(out) : "", identity = run_identity(a);
+  std::string newest = a.on("resume") ? newest_checkpoint(out) : "";
   check(!a.on("resume") || !newest.empty(), "{}: has no checkpoint to resume", out);
+  RunRecord record = record_of(a);
   NewFolder folder(out);
-  if (!newest.empty()) done = read_state(newest, *model, identity);
+  if (!newest.empty()) done = read_state(newest, *model, record.identity);
   check(done <= opt.steps, "{}: is at step {}, --steps is {}", newest, done, opt.steps);
   write_file_atomic(out + "/run.yaml", a.yaml());
   folder.keep();
   Log log(out + "/log.jsonl", !newest.empty());
-  log.line({{"config", a.yaml()},
-            {"identity", identity},
+  log.line({{"config", record.config},
+            {"data_hash", record.data_hash},
+            {"model_hash", record.model_hash},
+            {"binary_hash", record.binary_hash},
             {"trainable_parameters", trainable},
             {"rows", rows.size()},
             {"resumed_at", done}});
@@ -173,7 +186,8 @@ void run(const Args& a) {
     note("{} rows of up to {} tokens; {} trainable parameters; {} tokens a step\n", rows.size(),
          a.num("seq"), trainable, opt.batch * opt.grad_accum * a.num("seq"));
   auto save = [&](int64_t step) {
-    write_state(fmt::format("{}/checkpoint-{}", out, step), *model, step, identity);
+    write_state(fmt::format("{}/checkpoint-{}", out, step), *model, step, record.identity);
+    if (int64_t keep = a.num("keep-checkpoints"); keep > 0) keep_newest_checkpoints(out, keep);
   };
   bool stopped = false;
   train(ctx, *model, rows, opt, done, [&](const StepLog& s) {

@@ -21,8 +21,8 @@ void adamw(Ctx& ctx, const std::vector<Param*>& params, const AdamWOptions& opt,
            double grad_scale, int64_t t);
 
 enum class Schedule { kConstant, kLinear, kCosine };
-// Learning rate of step s (0-based) of n: linear warm-up over `warmup` steps, then the schedule
-// down to zero (constant: none).
+// Learning rate of step s (0-based) of n: linear warm-up by (s + 1) / warmup (transformers: s /
+// warmup), then the schedule down to zero (constant: none).
 double learning_rate(Schedule schedule, double peak, int64_t s, int64_t n, int64_t warmup);
 
 }  // namespace sutor

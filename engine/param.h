@@ -51,7 +51,7 @@ class ParamStore {
   std::deque<Param>& all() { return params_; }
 
   void freeze_all();
-  int train(std::string_view glob);  // marks; returns how many matched; none is an error
+  int train(std::string_view glob);  // marks; LoRA factors only if named; no match: error
   // Heap copies and gradients for what is marked, and with `optimizer` the masters and moments.
   // Values become F32 when computing in f32 (or when the file is not BF16), else stay BF16.
   void prepare_training(Compute compute, bool optimizer = true);

@@ -62,8 +62,11 @@ class LargeBlocks {
           return p;
         }
     }
-    void* all =
-        mmap(nullptr, bytes + kHuge, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    void* all = map(bytes + kHuge);
+    if (all == MAP_FAILED) {  // what is kept may be what is missing
+      release(0);
+      all = map(bytes + kHuge);
+    }
     if (all == MAP_FAILED) return nullptr;
     auto first = reinterpret_cast<uintptr_t>(all), last = first + bytes + kHuge,
          begin = (first + kHuge - 1) / kHuge * kHuge, end = begin + bytes;
@@ -73,17 +76,36 @@ class LargeBlocks {
     return reinterpret_cast<void*>(begin);
   }
   void give(void* p, int64_t bytes) {
-    std::lock_guard lock(mutex_);
-    kept_.emplace_back(p, bytes);
-    total_ += bytes;
-    while (total_ > kKeptBlocks) {
-      munmap(kept_.front().first, kept_.front().second);
-      total_ -= kept_.front().second;
-      kept_.erase(kept_.begin());
+    if (bytes > kKeptBlocks) {  // never fits: must not drive the others out first
+      munmap(p, bytes);
+      return;
     }
+    {
+      std::lock_guard lock(mutex_);
+      kept_.emplace_back(p, bytes);
+      total_ += bytes;
+    }
+    release(kKeptBlocks);
   }
 
  private:
+  static void* map(int64_t bytes) {
+    return mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  }
+  // Gives the oldest back to the system until at most `most` bytes are kept; not under the lock,
+  // which others wait for.
+  void release(int64_t most) {
+    std::vector<std::pair<void*, int64_t>> old;
+    {
+      std::lock_guard lock(mutex_);
+      auto end = kept_.begin();
+      for (; end != kept_.end() && total_ > most; ++end) total_ -= end->second;
+      old.assign(kept_.begin(), end);
+      kept_.erase(kept_.begin(), end);
+    }
+    for (auto [p, bytes] : old) munmap(p, bytes);
+  }
+
   std::mutex mutex_;
   std::vector<std::pair<void*, int64_t>> kept_;  // oldest first
   int64_t total_ = 0;

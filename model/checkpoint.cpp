@@ -1,14 +1,20 @@
 #include "model/checkpoint.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <cstring>
 #include <filesystem>
+#include <map>
+#include <set>
+#include <sstream>
 
 #include "io/file.h"
 #include "io/safetensors.h"
 #include "io/safetensors_writer.h"
+#include "model/esft.h"
 
 namespace sutor {
 namespace fs = std::filesystem;
@@ -19,7 +25,25 @@ const std::string kPeft = "base_model.model.";
 
 void write_text(const std::string& path, const std::string& text) { write_file_atomic(path, text); }
 
+// How others find it: the absolute path, without a slash at its end.
+std::string named(const std::string& folder) {
+  fs::path p = fs::absolute(folder).lexically_normal();
+  return (p.has_filename() ? p : p.parent_path()).string();
+}
+
 std::string module_of(const std::string& name) { return name.substr(0, name.find_last_of('.')); }
+
+// As model.cpp asks of a whole model: kernels read these three.
+void check_weight_type(const Tensor& t, const std::string& where, const std::string& name) {
+  check(t.dtype == DType::F32 || t.dtype == DType::BF16 || t.dtype == DType::F16,
+        "{}: {} is {}, supported: F32, BF16, F16", where, name, name_of(t.dtype));
+}
+
+// The linears that may carry a LoRA here (add_lora's choice).
+bool is_linear(const Param& p) {
+  return p.value.shape.size() == 2 && !p.name.ends_with("embed_tokens.weight") &&
+         p.name != "lm_head.weight" && !p.name.ends_with("mlp.gate.weight");
+}
 
 void load_lora(Model& model, const std::string& dir) {
   std::string file = dir + "/adapter_config.json";
@@ -43,7 +67,12 @@ void load_lora(Model& model, const std::string& dir) {
     check(key.starts_with(kPeft) &&
               (key.ends_with(".lora_A.weight") || key.ends_with(".lora_B.weight")),
           "{}: tensor {} is no LoRA factor of a linear", dir, key);
-    if (!key.ends_with(".lora_A.weight")) continue;
+    if (key.ends_with(".lora_B.weight")) {
+      std::string other = key;
+      other[other.size() - std::strlen("B.weight")] = 'A';
+      check(files.has(other), "{}: {} has no lora_A beside it", dir, key);
+      continue;
+    }
     std::string module =
         key.substr(kPeft.size(), key.size() - kPeft.size() - std::strlen(".lora_A.weight"));
     check(
@@ -52,13 +81,22 @@ void load_lora(Model& model, const std::string& dir) {
         "one?",
         dir, key, module);
     Param& w = model.params.at(module + ".weight");
+    check(
+        is_linear(w),
+        "{}: tensor {} is a LoRA on {}, which is not implemented (allowed: linears but embeddings, "
+        "head and routers)",
+        dir, key, module);
     check(files.has(kPeft + module + ".lora_B.weight"), "{}: {} has lora_A but no lora_B", dir,
           module);
     Tensor a = files.get(key), b = files.get(kPeft + module + ".lora_B.weight");
+    check_weight_type(a, dir, key);
+    check_weight_type(b, dir, kPeft + module + ".lora_B.weight");
     check(a.shape.size() == 2 && b.shape.size() == 2 && a.dim(1) == w.value.dim(1) &&
               b.dim(0) == w.value.dim(0) && a.dim(0) == b.dim(1),
           "{}: LoRA factors {} and {} do not fit {} {}", dir, to_string(a.shape),
           to_string(b.shape), w.name, to_string(w.value.shape));
+    check(static_cast<double>(a.dim(0)) == r, "{}: r is {}, tensor {} has rank {}", file, r, key,
+          a.dim(0));
     check(!w.lora, "{}: {} already carries a LoRA", dir, module);
     Param& pa = model.params.add(module + ".lora_A.weight", a);
     Param& pb = model.params.add(module + ".lora_B.weight", b);
@@ -68,11 +106,28 @@ void load_lora(Model& model, const std::string& dir) {
 
 }  // namespace
 
+// By name, not "all but weights": `sutor init config.json` copies from whatever folder it stands
+// in.
 void copy_side_files(const std::string& from, const std::string& dir) {
-  for (const char* name : {"config.json", "generation_config.json", "tokenizer.json",
-                           "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json",
-                           "added_tokens.json", "chat_template.jinja"})
-    if (fs::exists(from + "/" + name)) write_text(dir + "/" + name, read_file(from + "/" + name));
+  auto copy = [&](const std::string& name) {
+    if (fs::is_regular_file(from + "/" + name))
+      write_text(dir + "/" + name, read_file(from + "/" + name));
+  };
+  bool code = false;  // transformers' own classes beside the weights
+  for (const char* name :
+       {"config.json", "generation_config.json", "tokenizer.json", "tokenizer.model",
+        "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
+        "vocab.txt", "merges.txt", "chat_template.jinja", "chat_template.json",
+        "preprocessor_config.json", "LICENSE"}) {
+    copy(name);
+    if (std::string_view(name).ends_with("config.json") && fs::is_regular_file(from + "/" + name))
+      code |= read_json_file(from + "/" + name).contains("auto_map");
+  }
+  if (!fs::is_directory(from)) return;
+  for (const auto& e : fs::directory_iterator(from)) {
+    std::string ext = e.path().extension().string();
+    if (ext == ".tiktoken" || (code && ext == ".py")) copy(e.path().filename().string());
+  }
 }
 
 void write_adapter(const std::string& dir, Model& model, const std::string& base,
@@ -91,7 +146,7 @@ void write_adapter(const std::string& dir, Model& model, const std::string& base
     }
     Json j{{"peft_type", "LORA"},
            {"task_type", "CAUSAL_LM"},
-           {"base_model_name_or_path", fs::path(base).filename().string()},
+           {"base_model_name_or_path", named(base)},
            {"r", lora->rank},
            {"lora_alpha", lora->alpha},
            {"lora_dropout", 0.0},
@@ -121,14 +176,19 @@ void write_model(const std::string& dir, Model& model, const std::string& base,
   }
   write_checkpoint(folder.dir(), tensors, kShardBytes);
   copy_side_files(base, folder.dir());
+  // The model's own config: its file may have another name, or stand elsewhere than `base`.
+  std::string config = folder.dir() + "/config.json";
+  if (!fs::exists(config) || read_json_file(config) != model.config.json)
+    write_text(config, model.config.json.dump(2) + "\n");
   if (verify) verify(folder.dir());
   folder.commit();
 }
 
-void load_adapter(Model& model, const std::string& dir) {
+void load_adapter(Model& model, const std::string& dir, Replaced* replaced) {
   check(fs::is_directory(dir), "adapter {}: no such folder", dir);
   if (fs::exists(dir + "/adapter_config.json")) return load_lora(model, dir);
   Checkpoint files = Checkpoint::open(dir);
+  std::set<std::string> held;
   for (const std::string& key : files.names()) {
     std::string name =
         key.starts_with("layers.") ? "model." + key : key;  // published v1 adapters lack the prefix
@@ -138,9 +198,49 @@ void load_adapter(Model& model, const std::string& dir) {
     Tensor t = files.get(key);
     check(t.shape == p.value.shape, "adapter {}: {} has shape {}, the model's is {}", dir, key,
           to_string(t.shape), to_string(p.value.shape));
+    check_weight_type(t, "adapter " + dir, key);
+    if (replaced != nullptr) {
+      auto [before, first] = replaced->emplace(name, dir);
+      check(first, "adapter {}: its tensor {} was already replaced by adapter {}", dir, key,
+            before->second);
+    }
     p.value = t;
+    held.insert(name);
+  }
+  // What the adapter says it trained is what it holds.
+  std::string file = dir + "/expert_cfg.json";
+  if (!fs::exists(file)) return;
+  ExpertConfig config = read_expert_config(file);
+  check_expert_config(config, model.config.moe_layers(), model.config.experts, file);
+  for (const Param& p : model.params.all()) {
+    bool said = trains(config, p.name), has = held.count(p.name) != 0;
+    check(!said || has, "adapter {}: expert_cfg.json names {}, whose weights are not there", dir,
+          p.name);
+    check(said || !has, "adapter {}: holds {}, which expert_cfg.json does not name", dir, p.name);
   }
 }
+
+namespace {
+
+// Which of two runs' "key=value" lines differ, by key.
+std::string differences(const std::string& a, const std::string& b) {
+  std::map<std::string, std::set<std::string>> values;  // the same in both: one
+  std::map<std::string, int> times;
+  for (const std::string* text : {&a, &b}) {
+    std::istringstream lines(*text);
+    for (std::string line; std::getline(lines, line);) {
+      std::string key = line.substr(0, line.find('='));
+      values[key].insert(line);
+      ++times[key];
+    }
+  }
+  std::vector<std::string> keys;
+  for (const auto& [key, v] : values)
+    if (v.size() > 1 || times[key] == 1) keys.push_back(key);
+  return fmt::format("{}", fmt::join(keys, ", "));
+}
+
+}  // namespace
 
 void write_state(const std::string& dir, Model& model, int64_t step, const std::string& run) {
   NamedTensors tensors;
@@ -158,8 +258,9 @@ void write_state(const std::string& dir, Model& model, int64_t step, const std::
 
 int64_t read_state(const std::string& dir, Model& model, const std::string& run) {
   Json j = read_json_file(dir + "/state.json");
-  check(get<std::string>(j, "run", dir) == run,
-        "{}: was made by a run with other data, model or settings", dir);
+  std::string was = get<std::string>(j, "run", dir);
+  check(was == run, "{}: was made by a run with other data, model or settings: {}", dir,
+        differences(was, run));
   check(get<std::string>(j, "hash", dir) == hash_file(dir + "/state.safetensors"),
         "{}: state.safetensors is damaged", dir);
   Checkpoint files = Checkpoint::open(dir + "/state.safetensors");
@@ -179,22 +280,46 @@ int64_t read_state(const std::string& dir, Model& model, const std::string& run)
   return get<int64_t>(j, "step", dir);
 }
 
-std::string newest_checkpoint(const std::string& run_dir) {
-  std::string best;
-  int64_t best_step = -1;
-  if (!fs::is_directory(run_dir)) return best;
+namespace {
+
+// Complete checkpoints by step.
+std::map<int64_t, std::string> checkpoints(const std::string& run_dir) {
+  std::map<int64_t, std::string> found;
+  if (!fs::is_directory(run_dir)) return found;
   for (const auto& e : fs::directory_iterator(run_dir)) {
     std::string name = e.path().filename().string();
     constexpr std::string_view kPrefix = "checkpoint-";
     int64_t step = -1;
     if (!name.starts_with(kPrefix)) continue;
     auto [end, ec] = std::from_chars(name.data() + kPrefix.size(), name.data() + name.size(), step);
-    if (ec != std::errc() || end != name.data() + name.size() ||
-        !fs::exists(e.path() / "state.json"))
-      continue;
-    if (step > best_step) best_step = step, best = e.path().string();
+    if (ec == std::errc() && end == name.data() + name.size() && step >= 0 &&
+        fs::exists(e.path() / "state.json"))
+      found[step] = e.path().string();
   }
-  return best;
+  return found;
+}
+
+}  // namespace
+
+std::string newest_checkpoint(const std::string& run_dir) {
+  auto found = checkpoints(run_dir);
+  return found.empty() ? "" : found.rbegin()->second;
+}
+
+void keep_newest_checkpoints(const std::string& run_dir, int64_t keep) {
+  auto found = checkpoints(run_dir);
+  while (static_cast<int64_t>(found.size()) > keep) {
+    fs::path old = found.begin()->second;
+    // Out of sight first: a removal cut off must not leave half a checkpoint. sweep_leftovers()
+    // knows the name.
+    fs::path aside =
+        old.parent_path() / fmt::format(".sutor-tmp-{}-{}", old.filename().string(), getpid());
+    std::error_code ec;
+    fs::rename(old, aside, ec);
+    if (!ec) fs::remove_all(aside, ec);
+    check(!ec, "{}: cannot be removed: {}", old.string(), ec.message());
+    found.erase(found.begin());
+  }
 }
 
 }  // namespace sutor

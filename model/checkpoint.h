@@ -2,6 +2,9 @@
 // What a run leaves behind: adapters, whole models, resumable checkpoints. Every folder is written
 // aside and renamed.
 
+#include <map>
+#include <string>
+
 #include "model/lora.h"
 #include "model/model.h"
 
@@ -12,19 +15,23 @@ namespace sutor {
 void write_adapter(const std::string& dir, Model& model, const std::string& base,
                    const std::string& expert_cfg, const LoraOptions* lora);
 
-// A whole hub folder: every tensor under its name, config.json, and the tokenizer's files from
-// `base`. `verify` sees the finished folder before it gets its name; when it throws, nothing
-// remains.
+// A whole hub folder: every tensor under its name, the model's config.json, and the tokenizer's
+// files from `base`. `verify` sees the finished folder before it gets its name; when it throws,
+// nothing remains.
 void write_model(const std::string& dir, Model& model, const std::string& base,
                  const std::function<void(const std::string& dir)>& verify = {});
 
-// Copies config.json, generation_config.json, tokenizer files and templates of `from` that exist.
+// Copies config.json, generation_config.json, tokenizer files, templates and, where a config asks
+// for it (auto_map), the model's Python files, of those that `from` has.
 void copy_side_files(const std::string& from, const std::string& dir);
 
 // Puts an adapter folder into the model: an ESFT partial checkpoint (keys with or without the
-// leading "model.") or a PEFT LoRA. Throws when a key, shape or expert does not belong to this
+// leading "model."; what expert_cfg.json names, if there) or a PEFT LoRA. Throws when a key, shape,
+// type or expert does not belong to this
 // model.
-void load_adapter(Model& model, const std::string& dir);
+// `replaced` is handed on from adapter to adapter: two for the same tensor are an error.
+using Replaced = std::map<std::string, std::string>;  // tensor -> folder of the adapter
+void load_adapter(Model& model, const std::string& dir, Replaced* replaced = nullptr);
 
 // Resumable state: fp32 masters and AdamW moments of what trains, and the step. `run` identifies
 // data and settings.
@@ -33,5 +40,7 @@ int64_t read_state(const std::string& dir, Model& model, const std::string& run)
 
 // The newest complete checkpoint-N in a run folder; empty when there is none.
 std::string newest_checkpoint(const std::string& run_dir);
+// Removes the oldest complete checkpoints until `keep` (1 or more) are left.
+void keep_newest_checkpoints(const std::string& run_dir, int64_t keep);
 
 }  // namespace sutor

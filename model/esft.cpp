@@ -302,19 +302,21 @@ void check_expert_config(const ExpertConfig& config, const std::vector<int>& moe
   }
 }
 
-std::vector<std::string> trainable_globs(const ExpertConfig& config) {
-  std::vector<std::string> out;
-  for (const auto& [layer, ids] : config.experts)
-    for (int e : ids) out.push_back(fmt::format("model.layers.{}.mlp.experts.{}.*", layer, e));
-  if (config.shared_experts) out.push_back("model.layers.*.mlp.shared_experts.*");
-  if (config.non_expert_modules)
-    for (const char* g :
-         {"model.embed_tokens.*", "model.layers.*.self_attn.*", "model.layers.*norm.weight",
-          "model.norm.weight", "model.layers.*.mlp.gate.weight",
-          "model.layers.*.mlp.gate_proj.weight", "model.layers.*.mlp.up_proj.weight",
-          "model.layers.*.mlp.down_proj.weight", "lm_head.weight"})
-      out.push_back(g);
-  return out;
+bool trains(const ExpertConfig& config, std::string_view name) {
+  constexpr std::string_view kExperts = ".mlp.experts.";
+  if (name.find(".lora_") != name.npos) return false;
+  size_t at = name.find(kExperts);
+  if (at == name.npos)
+    return name.find(".mlp.shared_experts.") != name.npos ? config.shared_experts
+                                                          : config.non_expert_modules;
+  std::string_view layer = name.substr(0, at), expert = name.substr(at + kExperts.size());
+  layer = layer.substr(layer.rfind('.') + 1);
+  expert = expert.substr(0, expert.find('.'));
+  int l = -1, e = -1;
+  if (!parse_whole(layer, l) || !parse_whole(expert, e)) return false;
+  auto it = config.experts.find(l);
+  return it != config.experts.end() &&
+         std::find(it->second.begin(), it->second.end(), e) != it->second.end();
 }
 
 }  // namespace sutor

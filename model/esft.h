@@ -9,6 +9,7 @@
 
 #include <map>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "engine/tensor.h"
@@ -68,7 +69,8 @@ ExpertConfig read_expert_config(const std::string& path);
 // Throws unless every layer is one of moe_layers and every id < experts.
 void check_expert_config(const ExpertConfig& config, const std::vector<int>& moe_layers,
                          int64_t experts, const std::string& where);
-// Parameter-name globs of what the config trains.
-std::vector<std::string> trainable_globs(const ExpertConfig& config);
+// Whether the config trains the parameter of that name: a listed expert's, with shared_experts
+// theirs, with non_expert_modules whatever belongs to neither (the authors' to_esft).
+bool trains(const ExpertConfig& config, std::string_view name);
 
 }  // namespace sutor

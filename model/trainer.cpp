@@ -91,6 +91,8 @@ void train(Ctx& ctx, Model& model, const std::vector<TrainRow>& rows, const Trai
     }
     check(std::isfinite(log.loss), "step {}: the loss is {}", s + 1, log.loss);
     log.grad_norm = grad_norm(params);
+    check(std::isfinite(log.grad_norm), "step {}: the gradient norm is {} (the loss is {})", s + 1,
+          log.grad_norm, log.loss);
     double factor = opt.clip > 0 ? std::min(1.0, opt.clip / (log.grad_norm + 1e-6)) : 1.0;
     adamw(ctx, params, opt.adamw, log.lr, factor, s + 1);
     log.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();

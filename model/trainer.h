@@ -43,7 +43,7 @@ struct StepLog {
 std::vector<int64_t> rows_at(int64_t first, int64_t count, int64_t rows, const TrainOptions& opt);
 
 // Runs steps done+1 .. opt.steps; `after` is called after each and returns false to stop early.
-// Throws on a non-finite loss.
+// Throws on a non-finite loss or gradient norm.
 void train(Ctx& ctx, Model& model, const std::vector<TrainRow>& rows, const TrainOptions& opt,
            int64_t done, const std::function<bool(const StepLog&)>& after);
 

@@ -10,7 +10,6 @@
 #include <filesystem>
 #include <set>
 
-#include "engine/param.h"
 #include "io/file.h"
 
 using namespace sutor;
@@ -176,27 +175,30 @@ TEST_CASE("esft: random experts, as many per layer, the same for the same seed")
 }
 
 TEST_CASE("esft: names of what trains") {
-  CHECK(trainable_globs({{{3, {17, 2}}, {11, {}}}, false, false}) ==
-        std::vector<std::string>{"model.layers.3.mlp.experts.17.*",
-                                 "model.layers.3.mlp.experts.2.*"});
-  CHECK(trainable_globs({{}, true, false}) ==
-        std::vector<std::string>{"model.layers.*.mlp.shared_experts.*"});
+  ExpertConfig two{{{3, {17, 2}}, {11, {}}}, false, false}, shared{{}, true, false},
+      rest{{}, false, true};
+  CHECK(trains(two, "model.layers.3.mlp.experts.17.up_proj.weight"));
+  CHECK(trains(two, "model.layers.3.mlp.experts.2.down_proj.weight"));
+  for (const char* name : {"model.layers.3.mlp.experts.1.up_proj.weight",
+                           "model.layers.11.mlp.experts.2.up_proj.weight",
+                           "model.layers.13.mlp.experts.17.up_proj.weight",
+                           "model.layers.3.mlp.experts.17.up_proj.lora_A.weight",
+                           "model.layers.3.mlp.shared_experts.up_proj.weight", "lm_head.weight"})
+    CHECK_MESSAGE(!trains(two, name), name);
+  CHECK(trains(shared, "model.layers.1.mlp.shared_experts.up_proj.weight"));
+  CHECK(!trains(shared, "model.norm.weight"));
   // As the authors' to_esft: everything that is no routed and no shared expert.
-  std::vector<std::string> globs = trainable_globs({{}, false, true});
-  auto trains = [&](const char* name) {
-    return std::any_of(globs.begin(), globs.end(), [&](auto& g) { return glob_match(g, name); });
-  };
   for (const char* name :
        {"model.embed_tokens.weight", "lm_head.weight", "model.norm.weight",
         "model.layers.0.mlp.gate_proj.weight", "model.layers.0.mlp.up_proj.weight",
         "model.layers.0.mlp.down_proj.weight", "model.layers.1.mlp.gate.weight",
         "model.layers.1.self_attn.kv_a_layernorm.weight", "model.layers.1.self_attn.q_proj.weight",
         "model.layers.1.input_layernorm.weight", "model.layers.1.post_attention_layernorm.weight"})
-    CHECK_MESSAGE(trains(name), name);
+    CHECK_MESSAGE(trains(rest, name), name);
   for (const char* name : {"model.layers.1.mlp.experts.0.gate_proj.weight",
                            "model.layers.1.mlp.experts.3.down_proj.weight",
                            "model.layers.1.mlp.shared_experts.up_proj.weight"})
-    CHECK_MESSAGE(!trains(name), name);
+    CHECK_MESSAGE(!trains(rest, name), name);
 }
 
 TEST_CASE("esft: what an expert config may not say") {

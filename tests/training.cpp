@@ -43,8 +43,9 @@ TrainOptions golden_options(bool aux) {
 
 std::unique_ptr<Model> esft_model(Compute compute) {
   auto model = load_model(kDir + "/model");
-  for (const std::string& g : trainable_globs(read_expert_config(kDir + "/expert_cfg.json")))
-    model->params.train(g);
+  ExpertConfig config = read_expert_config(kDir + "/expert_cfg.json");
+  for (const Param& p : model->params.all())
+    if (trains(config, p.name)) model->params.train(p.name);
   model->params.prepare_training(compute);
   return model;
 }

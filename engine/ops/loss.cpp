@@ -52,7 +52,8 @@ Var lm_loss(const Var& x, const Param& head, const Tensor& targets, float scale,
   // The head's own gradient is already in place with weight 1: a loss is seeded with 1 and nothing
   // else.
   return tape.record(y, {x.grad}, [&ctx, idx, dx, gx = x.grad](const Tensor& dy) {
-    check(dy.f32()[0] == 1, "internal: a loss was seeded with {}, not 1", dy.f32()[0]);
+    check(dy.f32()[0] == 1.0f, "lm_loss: seeded with {}, its gradient is formed for 1 alone",
+          dy.f32()[0]);
     ctx.k->gather_bwd(ctx, gx(), dx, idx);
   });
 }

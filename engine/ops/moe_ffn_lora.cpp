@@ -42,9 +42,11 @@ int64_t rank_of(const std::vector<Param*>& params) {
   return r;
 }
 
-// Rows of width r of a [T*K, R] table: expert e's own rank may be below R.
+// Rows of width r of a [T*K, R] table: expert e's own rank may be below R. No table: nothing is
+// kept, fresh rows.
 Tensor low_rows(const Tensor& table, int64_t lo, int64_t n, const Param& p) {
   if (!p.lora) return {};
+  if (!table) return empty({n, p.lora->a->value.dim(0)});
   return table.slice(lo, lo + n).columns(0, p.lora->a->value.dim(0));
 }
 
@@ -103,13 +105,17 @@ Var moe_ffn_lora(const Var& x, const Routing& routing, const ExpertBank& bank,
   for (size_t e = 0; e < bank.gate.size(); ++e)
     any |= trains(*bank.gate[e]) || trains(*bank.up[e]) || trains(*bank.down[e]);
   if (any) tape.note_trainable();
-  Kept kept{empty({pairs, I}), empty({pairs, I}), empty({pairs, rank_of(bank.gate)}),
+  bool keep = tape.recording() && (any || x.grad || routing.weight.grad);
+  Kept kept;
+  if (keep)
+    kept = {empty({pairs, I}), empty({pairs, I}), empty({pairs, rank_of(bank.gate)}),
             empty({pairs, rank_of(bank.up)}), empty({pairs, rank_of(bank.down)})};
   Tensor rows = empty({pairs, H});
   for_experts(*index, [&](int64_t e, int64_t lo, int64_t n) {
     const Param &w1 = *bank.gate[e], &w3 = *bank.up[e], &w2 = *bank.down[e];
     Tensor xe = empty({n, H}), act = empty({n, I});
-    Tensor g = kept.gate.slice(lo, lo + n), u = kept.up.slice(lo, lo + n);
+    Tensor g = keep ? kept.gate.slice(lo, lo + n) : empty({n, I}),
+           u = keep ? kept.up.slice(lo, lo + n) : empty({n, I});
     ctx.k->gather_fwd(ctx, xe, x.value, tokens_of(*index, lo, n));
     forward(ctx, w1, g, low_rows(kept.low_gate, lo, n, w1), xe);
     forward(ctx, w3, u, low_rows(kept.low_up, lo, n, w3), xe);
@@ -118,7 +124,7 @@ Var moe_ffn_lora(const Var& x, const Routing& routing, const ExpertBank& bank,
   });
   Tensor y = zeros({T, H});
   combine(y, rows, routing.weight.value, *index);
-  if (!tape.recording() || !(any || x.grad || routing.weight.grad)) return tape.constant(y);
+  if (!keep) return tape.constant(y);
   Var anchor = any ? tape.leaf(Tensor{}) : Var{};
   return tape.record(
       y, {anchor.grad, x.grad, routing.weight.grad},
