@@ -3,6 +3,7 @@
 #include "engine/parallel.h"
 
 #include <doctest/doctest.h>
+#include <fmt/format.h>
 #include <unistd.h>
 
 #include <filesystem>
