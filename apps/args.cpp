@@ -69,7 +69,9 @@ void Args::derive(const char* name, std::function<std::string(const Args&)> valu
 
 void Args::common() {
   string("device", "cpu | cuda | cuda:N", cuda_unusable_because().empty() ? "cuda" : "cpu");
-  choice("dtype", "what matrix products compute in", "bf16", {"bf16", "f32"});
+  // Without bf16 instructions a bf16 product is an emulated one: slower, and less precise.
+  choice("dtype", "what matrix products compute in; the default is what this machine is fast at",
+         cpu::current_isa() >= cpu::Isa::kAvx512Bf16 ? "bf16" : "f32", {"bf16", "f32"});
   integer("threads", "0: one per physical core", 0, 0, 1024);
   integer("seed", "of everything random", 0, 0, INT64_MAX / 2);
   flag("verbose", "say on stderr what it runs on");

@@ -45,4 +45,8 @@ Packing packing_of(const Args& a) {
                               : Packing::kDocuments;
 }
 
+uint64_t pack_seed_of(const Args& a) {
+  return a.given("seed") ? static_cast<uint64_t>(a.num("seed")) : 5934875;
+}
+
 }  // namespace sutor

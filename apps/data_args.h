@@ -15,5 +15,7 @@ DataSet load_rows(const Args& a, const std::string& file, RowKind kind);
 // error).
 std::optional<ChatTemplate> chat_template(const Args& a, const DataSet& data);
 Packing packing_of(const Args& a);
+// The seed of --packing: --seed, or else the one of the ESFT authors' configs/base.yaml.
+uint64_t pack_seed_of(const Args& a);
 
 }  // namespace sutor

@@ -123,8 +123,11 @@ class Demo {
   }
 
   double command(std::vector<std::string> words, bool computes = true) {
-    if (computes && a_.given("threads") && words[0] != "demo-data" && words[0] != "select")
-      words.insert(words.end(), {"--threads", std::to_string(a_.num("threads"))});
+    if (computes && words[0] != "demo-data" && words[0] != "select") {
+      if (a_.given("threads"))
+        words.insert(words.end(), {"--threads", std::to_string(a_.num("threads"))});
+      words.insert(words.end(), {"--dtype", "bf16"});  // everywhere: adapters of the same size
+    }
     if (!a_.on("quiet"))
       fmt::print(stderr, "[{:5.1f} s] {}\n", watch_.seconds(), shell_line(words));
     double seconds = 0;

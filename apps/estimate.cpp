@@ -57,7 +57,7 @@ std::vector<Batch> micro_batches(const Args& a, const Config& c, std::vector<int
     Tokenizer tok = Tokenizer::load(a.str("MODEL"));
     int64_t truncated = 0;
     std::vector<TrainRow> rows = pack(load_examples(a, a.str("data"), tok), packing_of(a), seq,
-                                      tok.eos(), static_cast<uint64_t>(a.num("seed")), truncated);
+                                      tok.eos(), pack_seed_of(a), truncated);
     check(!rows.empty(), "{}: no rows to train on", a.str("data"));
     std::stable_sort(rows.begin(), rows.end(), [](const TrainRow& x, const TrainRow& y) {
       return x.ids.size() > y.ids.size();

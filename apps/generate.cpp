@@ -1,8 +1,10 @@
 // sutor generate: text from a prompt, or JSON lines from a file of prompts.
+#include <algorithm>
 #include <cstdio>
 
 #include "apps/commands.h"
 #include "apps/common.h"
+#include "io/chat.h"
 #include "io/dataset.h"
 #include "io/tokenizer.h"
 #include "model/generate.h"
@@ -13,21 +15,97 @@ namespace {
 void declare(Args& a) {
   declare_model(a);
   a.string("prompt", "text to continue");
-  a.string("prompts", "JSON lines with {\"prompt\"}: one JSON line of output each");
+  a.string("prompts", "rows with {\"prompt\"} or {\"messages\"}: JSON lines of output");
   a.integer("max-tokens", "new tokens at the most", 128, 1, 1 << 20);
   a.real("temperature", "0: greedy", 0, 0, 100);
   a.real("top-p", "nucleus", 1, 0, 1);
   a.integer("top-k", "0: all", 0, 0, 1 << 20);
   a.real("min-p", "of the best token's probability", 0, 0, 1);
   a.real("repetition-penalty", "1: none", 1, 0.01, 100);
+  a.list("stop", "text that ends the answer and is no part of it");
+  a.integer("n", "answers to a prompt; with seeds --seed, --seed + 1, ...", 1, 1, 1 << 20);
+  a.integer("logprobs", "JSON: log-probabilities of each token and of the K likeliest", 0, 0, 1024);
   a.flag("ignore-eos", "go on to --max-tokens");
+}
+
+// Text up to the first stop text; what may be the beginning of one is held back.
+class StopAt {
+ public:
+  explicit StopAt(const std::vector<std::string>& stops) : stops_(stops) {}
+  bool found() const { return found_; }
+  std::string push(const std::string& piece) {
+    if (found_) return "";
+    held_ += piece;
+    size_t end = held_.npos;
+    for (const std::string& s : stops_) end = std::min(end, held_.find(s));
+    if (end != held_.npos) {
+      found_ = true;
+      return held_.substr(0, end);
+    }
+    size_t hold = 0;
+    for (const std::string& s : stops_)
+      for (size_t n = std::min(s.size() - 1, held_.size()); n > hold; --n)
+        if (held_.ends_with(std::string_view(s).substr(0, n))) hold = n;
+    std::string out = held_.substr(0, held_.size() - hold);
+    held_.erase(0, out.size());
+    return out;
+  }
+  std::string finish() { return found_ ? "" : std::move(held_); }
+
+ private:
+  const std::vector<std::string>& stops_;
+  std::string held_;
+  bool found_ = false;
+};
+
+struct Prompt {
+  std::string text;
+  std::vector<int32_t> ids;
+};
+
+std::vector<Prompt> read_prompts(const Args& a, const Tokenizer& tok) {
+  if (a.given("prompt")) return {{a.str("prompt"), tok.encode(a.str("prompt"))}};
+  std::vector<Prompt> out;
+  std::optional<ChatTemplate> chat;
+  for (const Row& r : read_dataset(a.str("prompts"), false, RowKind::kPrompt).rows) {
+    if (r.messages.empty()) {
+      out.push_back({r.prompt, tok.encode(r.prompt)});
+      continue;
+    }
+    if (!chat) chat = ChatTemplate::load(a.str("MODEL"));
+    check(chat.has_value(), "{}:{}: messages, and {} has no chat template", a.str("prompts"),
+          r.line, a.str("MODEL"));
+    std::string text = chat->render(r.messages, r.messages.back().role != "assistant");
+    std::vector<int32_t> ids = tok.encode(text, false);
+    out.push_back({std::move(text), std::move(ids)});
+  }
+  return out;
+}
+
+Json json_of(const std::vector<TokenLogprobs>& logprobs, const std::vector<int32_t>& ids,
+             const Tokenizer& tok) {
+  auto one = [&](int32_t id, double p) {
+    return Json{{"id", id}, {"token", tok.id_to_token(id)}, {"logprob", p}};
+  };
+  Json out = Json::array();
+  for (size_t i = 0; i < ids.size(); ++i) {
+    Json j = one(ids[i], logprobs[i].chosen);
+    j["top"] = Json::array();
+    for (auto [id, p] : logprobs[i].top) j["top"].push_back(one(id, p));
+    out.push_back(std::move(j));
+  }
+  return out;
 }
 
 void run(const Args& a) {
   if (a.given("prompt") == a.given("prompts"))
     throw UsageError("give one of --prompt and --prompts");
-  for (const char* o : {"top-p", "top-k", "min-p", "seed"})
+  for (const char* o : {"top-p", "top-k", "min-p", "seed", "n"})
     a.no_effect_unless(a.real("temperature") > 0, o, "--temperature 0 is greedy");
+  bool as_json = a.on("json") || a.given("prompts");
+  a.no_effect_unless(as_json, "logprobs", "only JSON output shows them: --json");
+  for (const std::string& s : a.all("stop"))
+    if (s.empty()) throw UsageError("--stop: the empty text would end every answer");
   Ctx ctx = a.context();
   auto model = open_model(a);
   Tokenizer tok = Tokenizer::load(a.str("MODEL"));
@@ -36,42 +114,48 @@ void run(const Args& a) {
   if (a.on("ignore-eos")) eos.clear();
   SampleOptions opt{a.real("temperature"), a.real("top-p"),
                     a.real("min-p"),       a.real("repetition-penalty"),
-                    a.num("top-k"),        static_cast<uint64_t>(a.num("seed"))};
-  std::vector<std::string> prompts;
-  if (a.given("prompt")) {
-    prompts.push_back(a.str("prompt"));
-  } else {
-    DataSet d = read_dataset(a.str("prompts"), false);
-    for (const Row& r : d.rows) prompts.push_back(r.prompt.empty() ? r.text : r.prompt);
-  }
-  for (const std::string& prompt : prompts) {
-    bool stream = !a.on("json") && a.given("prompt");
-    StreamDecoder decoder(tok, true);
-    std::vector<int32_t> ids = tok.encode(prompt);
-    Generation g = generate(ctx, *model, ids, a.num("max-tokens"), eos, opt, [&](int32_t id) {
-      if (stream) {
-        fmt::print("{}", decoder.push(id));
+                    a.num("top-k"),        static_cast<uint64_t>(a.num("seed")),
+                    a.num("logprobs")};
+  for (const Prompt& prompt : read_prompts(a, tok))
+    for (int64_t i = 0; i < a.num("n"); ++i) {
+      SampleOptions mine = opt;
+      mine.seed += static_cast<uint64_t>(i);
+      StreamDecoder decoder(tok, true);
+      StopAt stop(a.all("stop"));
+      std::string text;
+      auto put = [&](const std::string& piece) {
+        text += piece;
+        if (as_json) return;
+        fmt::print("{}", piece);
         std::fflush(stdout);
+      };
+      Generation g =
+          generate(ctx, *model, prompt.ids, a.num("max-tokens"), eos, mine, [&](int32_t id) {
+            put(stop.push(decoder.push(id)));
+            return !stop.found();
+          });
+      put(stop.push(decoder.finish()));
+      put(stop.finish());
+      if (!as_json) {
+        fmt::print("\n");
+        continue;
       }
-      return true;
-    });
-    if (stream) {
-      fmt::print("{}\n", decoder.finish());
-      continue;
+      int64_t read = static_cast<int64_t>(prompt.ids.size());
+      Json j{{"prompt", prompt.text},
+             {"index", i},
+             {"text", stop.found() ? text : tok.decode(g.ids, true)},
+             {"ids", g.ids},
+             {"finish_reason", g.stopped || stop.found() ? "stop" : "length"},
+             {"prompt_tokens", read},
+             {"completion_tokens", g.ids.size()},
+             {"prefill_tokens_per_s", static_cast<double>(read) / g.prefill_seconds},
+             {"decode_tokens_per_s",
+              g.decode_tokens > 0 ? static_cast<double>(g.decode_tokens) / g.decode_seconds : 0.0},
+             {"peak_bytes", peak_bytes()}};
+      if (opt.logprobs > 0) j["logprobs"] = json_of(g.logprobs, g.ids, tok);
+      fmt::print("{}\n", j.dump(-1, ' ', false,
+                                Json::error_handler_t::replace));  // a prompt may hold broken UTF-8
     }
-    Json j{{"prompt", prompt},
-           {"text", tok.decode(g.ids, true)},
-           {"ids", g.ids},
-           {"finish_reason", g.stopped ? "stop" : "length"},
-           {"prompt_tokens", ids.size()},
-           {"completion_tokens", g.ids.size()},
-           {"prefill_tokens_per_s", static_cast<double>(ids.size()) / g.prefill_seconds},
-           {"decode_tokens_per_s",
-            g.decode_tokens > 0 ? static_cast<double>(g.decode_tokens) / g.decode_seconds : 0.0},
-           {"peak_bytes", peak_bytes()}};
-    fmt::print("{}\n", j.dump(-1, ' ', false,
-                              Json::error_handler_t::replace));  // a prompt may hold broken UTF-8
-  }
 }
 
 }  // namespace

@@ -14,6 +14,8 @@ void declare(Args& a) {
   a.string("out", "hub folder to write");
   a.integer("seed", "of the weights", 0, 0, INT64_MAX / 2);
   a.choice("weights", "type in the file", "BF16", {"BF16", "F32"});
+  a.flag("json", "what was written, as JSON");
+  a.flag("quiet", "no progress on stderr");
 }
 
 void run(const Args& a) {
@@ -25,6 +27,10 @@ void run(const Args& a) {
   auto model = make_model(config, source);
   std::string beside = std::filesystem::path(config.where).parent_path().string();
   write_model(out, *model, beside.empty() ? "." : beside);
+  if (!a.on("json")) return;
+  int64_t parameters = 0;
+  for (const Param& p : model->params.all()) parameters += p.value.numel();
+  print_json({{"out", out}, {"parameters", parameters}, {"seed", a.num("seed")}});
 }
 
 }  // namespace

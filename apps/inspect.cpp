@@ -10,6 +10,7 @@ namespace {
 void declare(Args& a) {
   a.positional("MODEL", "hub folder");
   a.flag("json", "as JSON");
+  a.flag("quiet", "no progress on stderr");
 }
 
 std::string group_of(const std::string& name) {

@@ -52,8 +52,10 @@ int guarded(const std::string& who, Work&& work) {
     why = "out of memory";
   } catch (const std::filesystem::filesystem_error& e) {
     why = e.what();
-  } catch (const std::system_error& e) {  // what fmt::print throws
-    why = fmt::format("standard output: cannot be written: {}", e.code().message());
+  } catch (const std::system_error& e) {
+    bool printing = std::ferror(stdout) != 0;  // then it is what fmt::print throws
+    why = printing ? fmt::format("standard output: cannot be written: {}", e.code().message())
+                   : e.what();
   } catch (const std::exception& e) {
     why = e.what();
   }

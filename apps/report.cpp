@@ -12,6 +12,7 @@ void declare(Args& a) {
   a.positionals("DIR",
                 "folders with log.jsonl, scores.json, expert_cfg.json, results.json or run.yaml");
   a.string("out", "HTML file to write");
+  a.flag("quiet", "no progress on stderr");
 }
 
 void run(const Args& a) { write_file_atomic(a.required("out"), make_report(a.all("DIR"))); }

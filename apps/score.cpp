@@ -62,7 +62,7 @@ void write_raw(const std::string& dir, const std::map<int, std::string>& raw) {
 
 void from_raw(const Args& a) {
   for (const char* o : {"data", "tokens", "seq", "raw-dir", "adapter", "format", "normalise-gate",
-                        "skip-bad-rows", "MODEL"})
+                        "skip-bad-rows", "device", "dtype", "threads", "MODEL"})
     a.no_effect_unless(false, o, "--from-raw reads routing logs");
   if (!a.given("top-k") || !a.given("experts"))
     throw UsageError("--from-raw needs --top-k and --experts: the logs do not say them");
@@ -73,6 +73,7 @@ void from_raw(const Args& a) {
 
 void run(const Args& a) {
   const std::string& out = a.required("out");
+  a.no_effect_unless(false, "seed", "nothing here is random");
   if (a.given("from-raw")) return from_raw(a);
   for (const char* o : {"top-k", "experts"})
     a.no_effect_unless(false, o, "config.json says it (only --from-raw needs it)");
@@ -98,12 +99,18 @@ void run(const Args& a) {
                 a.given("raw-dir"));
   Stopwatch watch;
   int64_t tokens = 0;
+  double said = 0;
   for (const TrainRow& r : rows) {
     Batch b = make_batch({r.ids}, {r.labels}, {r.start});
     tap.batch = &b;
     Tape tape(ctx, false);
     model->hidden(tape, b, tap, nullptr);
     tokens += b.ids.numel();
+    if (double t = watch.seconds(); !a.on("quiet") && t > said + 10) {
+      said = t;
+      note("{} of up to {} tokens, {:.1f} tokens/s\n", tokens, std::min(have, want),
+           static_cast<double>(tokens) / t);
+    }
   }
   double seconds = watch.seconds();
   if (a.given("raw-dir")) write_raw(a.str("raw-dir"), tap.raw);

@@ -20,6 +20,7 @@ void declare(Args& a) {
   a.flag("train-non-expert", "train attention, norms, router, embeddings and head too");
   a.integer("random", "as many experts per layer, drawn with this seed", 0, 0, INT64_MAX / 2);
   a.flag("json", "the summary as JSON");
+  a.flag("quiet", "no progress on stderr");
 }
 
 void run(const Args& a) {

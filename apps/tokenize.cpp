@@ -14,6 +14,7 @@ void declare(Args& a) {
   a.flag("decode", "lines of JSON ids to lines of JSON text");
   a.flag("chat", "lines are {\"messages\"} rows, rendered by the chat template first");
   a.flag("no-special", "do not add bos or eos");
+  a.flag("quiet", "no progress on stderr");
 }
 
 void run(const Args& a) {
@@ -36,13 +37,7 @@ void run(const Args& a) {
       }
       fmt::print("{}\n", Json(tok.decode(ids)).dump());
     } else if (chat) {
-      Json j = parse_json(line, where);
-      check(j.is_object() && j.contains("messages") && j["messages"].is_array(),
-            "{}: has no messages", where);
-      std::vector<Message> messages;
-      for (const Json& m : j["messages"])
-        messages.push_back(
-            {get<std::string>(m, "role", where), get<std::string>(m, "content", where), false});
+      std::vector<Message> messages = messages_of(parse_json(line, where), where);
       fmt::print(
           "{}\n",
           Json(tok.encode(chat->render(messages, messages.back().role != "assistant"), false))

@@ -20,11 +20,17 @@ void declare(Args& a) {
 
 void run(const Args& a) {
   const std::string &in = a.required("input"), &out = a.required("out");
+  a.no_effect_unless(false, "seed", "nothing here is random");
   check_can_write(out);
   Ctx ctx = a.context();
   auto model = open_model(a);
   TraceRequest request{a.on("grads"), a.num("greedy"), a.on("aux"), a.str("activations")};
-  save_safetensors(out, trace_model(ctx, *model, Checkpoint::open(in), request));
+  auto tensors = trace_model(ctx, *model, Checkpoint::open(in), request);
+  save_safetensors(out, tensors);
+  if (!a.on("json")) return;
+  Json shapes = Json::object();
+  for (const auto& [name, t] : tensors) shapes[name] = t.shape;
+  print_json({{"out", out}, {"tensors", shapes}});
 }
 
 }  // namespace

@@ -25,6 +25,7 @@ void declare(Args& a) {
   declare_data(a);
   declare_method(a);
   a.string("out", "run folder");
+  a.choice("optimizer", "adamw8bit is not there yet", "adamw", {"adamw", "adamw8bit"});
   a.integer("steps", "optimiser steps", 100, 1, 1 << 30);
   a.integer("batch", "rows per micro-batch", 1, 1, 1 << 20);
   a.integer("grad-accum", "micro-batches per step", 1, 1, 1 << 20);
@@ -51,6 +52,8 @@ void declare(Args& a) {
 }
 
 TrainOptions train_options(const Args& a) {
+  if (a.str("optimizer") != "adamw")
+    throw UsageError("--optimizer adamw8bit: not there yet; allowed: adamw");
   TrainOptions o;
   o.steps = a.num("steps");
   o.batch = a.num("batch");
@@ -141,16 +144,18 @@ void run(const Args& a) {
   sweep_leftovers(out);
   check(!fs::exists(out) || fs::is_empty(out) || a.on("resume"),
         "{}: is not empty (--resume goes on with the run in it)", out);
-  int64_t truncated = 0;
-  uint64_t pack_seed = a.given("seed") ? opt.seed : 5934875;  // the authors' configs/base.yaml
+  int64_t truncated = 0, eval_truncated = 0;
   std::vector<TrainRow> rows = pack(load_examples(a, data, tok), packing_of(a), a.num("seq"),
-                                    tok.eos(), pack_seed, truncated),
+                                    tok.eos(), pack_seed_of(a), truncated),
                         eval_rows;
   if (truncated > 0)
-    note("{} examples are longer than --seq {} and lost their end\n", truncated, a.num("seq"));
+    note("{}: {} examples were cut: rows hold --seq {} tokens\n", data, truncated, a.num("seq"));
   if (a.given("eval-data"))
     eval_rows = pack(load_examples(a, a.str("eval-data"), tok), Packing::kDocuments, a.num("seq"),
-                     tok.eos(), 0, truncated);
+                     tok.eos(), 0, eval_truncated);
+  if (eval_truncated > 0)
+    note("{}: {} examples were cut: rows hold --seq {} tokens\n", a.str("eval-data"),
+         eval_truncated, a.num("seq"));
   for (const auto* set : {&rows, &eval_rows})
     check(longest_document(*set) <= model->config.max_positions,
           "{}: max_position_embeddings is {}, the longest document has {} tokens: lower --seq {}",
@@ -206,7 +211,14 @@ void run(const Args& a) {
     if (stopped || (a.num("save-every") > 0 && s.step % a.num("save-every") == 0)) save(s.step);
     return !stopped;
   });
-  if (stopped) return;
+  if (stopped) {
+    if (a.on("json"))
+      print_json({{"out", newest_checkpoint(out)},
+                  {"stopped", true},
+                  {"trainable_parameters", trainable},
+                  {"peak_bytes", peak_bytes()}});
+    return;
+  }
   if (full)
     write_model(out + "/model", *model, a.str("MODEL"));
   else

@@ -60,5 +60,6 @@ Var moe_balance_loss(const Routing& routing, const std::vector<int32_t>& rows);
 // never kept; only trained tokens are multiplied with the head. nll[T], if given, receives each
 // token's loss (0 where not trained).
 Var lm_loss(const Var& x, const Param& head, const Tensor& targets, float scale, Tensor nll = {});
+int64_t loss_chunk_rows(int64_t vocab);  // rows of a chunk
 
 }  // namespace sutor

@@ -7,9 +7,12 @@
 
 #include <immintrin.h>
 #include <sched.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
+#include <charconv>
+#include <cmath>
 #include <condition_variable>
 #include <exception>
 #include <fstream>
@@ -17,6 +20,7 @@
 #include <mutex>
 #include <set>
 #include <string>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -27,7 +31,6 @@ namespace {
 
 using Body = std::function<void(int64_t, int64_t)>;
 
-thread_local int this_index = 0;
 thread_local bool inside = false;
 
 void flush_denormals() { _mm_setcsr(_mm_getcsr() | 0x8040); }  // FTZ | DAZ
@@ -38,20 +41,33 @@ int usable_cpus() {
   return std::max(1u, std::thread::hardware_concurrency());
 }
 
+// This process' control group: of version 2 ("0::/a/b"), else of version 1's controller "cpu".
+std::string own_cgroup() {
+  std::ifstream f("/proc/self/cgroup");
+  std::string one;
+  for (std::string line; std::getline(f, line);) {
+    size_t a = line.find(':'), b = line.find(':', a + 1);
+    if (b == std::string::npos) continue;
+    std::string controllers = "," + line.substr(a + 1, b - a - 1) + ",", group = line.substr(b + 1);
+    if (group == "/") group.clear();
+    if (controllers == ",,") return group;
+    if (controllers.find(",cpu,") != std::string::npos) one = group;
+  }
+  return one;
+}
+
 class Pool {
  public:
   explicit Pool(int n) {
-    for (int i = 1; i < n; ++i) threads_.emplace_back([this, i] { work(i); });
-  }
-  ~Pool() {
-    {
-      std::lock_guard lock(mutex_);
-      stop_ = true;
-      generation_.fetch_add(1);
+    try {
+      for (int i = 1; i < n; ++i) threads_.emplace_back([this] { work(); });
+    } catch (const std::system_error& e) {
+      size_t got = threads_.size() + 1;
+      stop();
+      fail("--threads {}: the system gives no more than {}: {}", n, got, e.code().message());
     }
-    wake_.notify_all();
-    for (auto& t : threads_) t.join();
   }
+  ~Pool() { stop(); }
   int size() const { return static_cast<int>(threads_.size()) + 1; }
 
   void run(int64_t n, int64_t block, const Body& fn) {
@@ -82,6 +98,16 @@ class Pool {
   static constexpr int kSpins =
       4000;  // about 50-100 us: regions of one layer follow each other faster than that
 
+  void stop() {
+    {
+      std::lock_guard lock(mutex_);
+      stop_ = true;
+      generation_.fetch_add(1);
+    }
+    wake_.notify_all();
+    for (auto& t : threads_) t.join();
+  }
+
   void take_blocks() {
     inside = true;
     try {
@@ -94,8 +120,7 @@ class Pool {
     inside = false;
   }
 
-  void work(int index) {
-    this_index = index;
+  void work() {
     flush_denormals();
     for (uint64_t seen = 0;;) {
       for (int spin = 0; spin < kSpins && generation_.load(std::memory_order_acquire) == seen;
@@ -133,16 +158,40 @@ std::atomic<int> wanted{0};
 
 }  // namespace
 
+int quota_of_cgroup(const std::string& root, std::string group) {
+  double least = 0;
+  for (;;) {
+    std::string quota;
+    double period = 0;
+    std::ifstream v2(root + group + "/cpu.max");
+    if (!(v2 >> quota >> period)) {
+      std::ifstream q(root + "/cpu" + group + "/cpu.cfs_quota_us"),
+          p(root + "/cpu" + group + "/cpu.cfs_period_us");
+      if (!(q >> quota) || !(p >> period)) quota = "max";
+    }
+    double n = 0;
+    auto [end, ec] = std::from_chars(quota.data(), quota.data() + quota.size(), n);
+    if (ec == std::errc() && n > 0 && period > 0)  // "max" and -1: no limit
+      least = least > 0 ? std::min(least, n / period) : n / period;
+    size_t slash = group.rfind('/');
+    if (slash == std::string::npos) break;
+    group.resize(slash);
+  }
+  return static_cast<int>(std::ceil(std::min(least, 1e6)));
+}
+
 int physical_cores() {
   static const int n = [] {
     std::set<std::string> cores;
-    for (int i = 0; i < 4096; ++i) {
+    for (long i = 0; i < sysconf(_SC_NPROCESSORS_CONF); ++i) {
       std::string dir = fmt::format("/sys/devices/system/cpu/cpu{}/topology/", i), package, core;
       std::ifstream p(dir + "physical_package_id"), c(dir + "core_id");
-      if (!(p >> package) || !(c >> core)) break;
+      if (!(p >> package) || !(c >> core)) continue;  // offline
       cores.insert(package + ":" + core);
     }
     int usable = usable_cpus();
+    if (int quota = quota_of_cgroup("/sys/fs/cgroup", own_cgroup()); quota > 0)
+      usable = std::min(usable, quota);
     return cores.empty() ? usable : std::min(usable, static_cast<int>(cores.size()));
   }();
   return n;
@@ -159,8 +208,6 @@ void set_num_threads(int n) {
   wanted = n;
   pool.reset();
 }
-
-int thread_index() { return this_index; }
 
 void parallel_for(int64_t n, int64_t grain, const Body& fn) {
   if (n <= 0) return;

@@ -4,12 +4,16 @@
 
 #include <cstdint>
 #include <functional>
+#include <string>
 
 namespace sutor {
 
 int num_threads();
 void set_num_threads(int n);  // >= 1; the calling thread counts as one
-int physical_cores();
+int physical_cores();  // that this process may use: affinity and the control group's quota bound it
+// The processors that a control group may use by its cpu.max or those above it (version 1:
+// cpu.cfs_quota_us), rounded up; 0: no limit. `root` is where control groups are mounted.
+int quota_of_cgroup(const std::string& root, std::string group);
 
 // fn(lo, hi) over a partition of [0, n) in blocks of at least `grain`; blocks are handed out
 // dynamically. Exceptions of a block are rethrown in the caller. A call from inside a parallel
@@ -22,8 +26,5 @@ inline int64_t grain_of(int64_t work) {
   constexpr int64_t kBlock = 1 << 17;
   return 1 + kBlock / (work > 0 ? work : 1);
 }
-
-// 0..num_threads()-1: which thread of the region this is (for scratch buffers).
-int thread_index();
 
 }  // namespace sutor

@@ -27,20 +27,14 @@ std::vector<int32_t> ids_of(const Json& j, const char* key, int64_t lowest,
   return out;
 }
 
-std::vector<Message> messages_of(const Json& j, const std::string& where) {
-  check(j["messages"].is_array() && !j["messages"].empty(), "{}: messages is no list of messages",
-        where);
-  std::vector<Message> out;
-  for (const Json& m : j["messages"]) {
-    check(m.is_object(), "{}: a message is no object", where);
-    Message msg{text_of(m, "role", where), text_of(m, "content", where), false};
-    check(msg.role == "system" || msg.role == "user" || msg.role == "assistant",
-          "{}: role \"{}\" is not one of system, user, assistant", where, msg.role);
-    bool mask = m.contains("mask") && !m["mask"].is_null() && m["mask"] != 0;
-    msg.train = msg.role == "assistant" && !mask;
-    out.push_back(std::move(msg));
-  }
-  return out;
+// {"mask": true} or a number other than 0: the answer does not train.
+bool masked(const Json& message, const std::string& where) {
+  auto it = message.find("mask");
+  if (it == message.end() || it->is_null()) return false;
+  check(it->is_boolean() || it->is_number_integer(),
+        "{}: mask is {}, allowed: true, false or a whole number", where,
+        it->dump(-1, ' ', false, Json::error_handler_t::replace).substr(0, 60));
+  return it->is_boolean() ? it->get<bool>() : *it != 0;
 }
 
 Row parse_question(const Json& j, const std::string& where) {
@@ -81,6 +75,15 @@ Row parse_program(const Json& j, const std::string& where) {
   return r;
 }
 
+Row parse_prompt(const Json& j, const std::string& where) {
+  Row r;
+  if (j.contains("messages"))
+    r.messages = messages_of(j, where);
+  else
+    r.prompt = text_of(j, j.contains("text") && !j.contains("prompt") ? "text" : "prompt", where);
+  return r;
+}
+
 Row parse_text(const Json& j, const std::string& where) {
   Row r;
   if (j.contains("messages")) {
@@ -91,9 +94,7 @@ Row parse_text(const Json& j, const std::string& where) {
     return r;
   }
   if (j.contains("conversation")) {
-    std::string system = j.contains("instruction") && j["instruction"].is_string()
-                             ? j["instruction"].get<std::string>()
-                             : "";
+    std::string system = get_or<std::string>(j, "instruction", "", where);  // null and "" are none
     if (!system.empty()) r.messages.push_back({"system", system, false});
     check(j["conversation"].is_array() && !j["conversation"].empty(),
           "{}: conversation is no list of turns", where);
@@ -128,6 +129,7 @@ Row parse_row(const Json& j, RowKind kind, const std::string& where, int64_t lin
   check(j.is_object(), "{}: the row is no JSON object", where);
   Row r = kind == RowKind::kQuestion  ? parse_question(j, where)
           : kind == RowKind::kProgram ? parse_program(j, where)
+          : kind == RowKind::kPrompt  ? parse_prompt(j, where)
                                       : parse_text(j, where);
   r.line = line;
   return r;
@@ -135,16 +137,31 @@ Row parse_row(const Json& j, RowKind kind, const std::string& where, int64_t lin
 
 }  // namespace
 
+std::vector<Message> messages_of(const Json& j, const std::string& where) {
+  check(
+      j.is_object() && j.contains("messages") && j["messages"].is_array() && !j["messages"].empty(),
+      "{}: messages is no list of messages", where);
+  std::vector<Message> out;
+  for (const Json& m : j["messages"]) {
+    check(m.is_object(), "{}: a message is no object", where);
+    Message msg{text_of(m, "role", where), text_of(m, "content", where), false};
+    check(msg.role == "system" || msg.role == "user" || msg.role == "assistant",
+          "{}: role \"{}\" is not one of system, user, assistant", where, msg.role);
+    msg.train = msg.role == "assistant" && !masked(m, where);
+    out.push_back(std::move(msg));
+  }
+  return out;
+}
+
 DataSet read_dataset(const std::string& file, bool skip_bad, RowKind kind) {
   DataSet d;
-  auto take = [&](auto&& make, int64_t line) {
+  auto take = [&](auto&& make) {
     try {
       d.rows.push_back(make());
     } catch (const Error&) {
       if (!skip_bad) throw;
       ++d.skipped;
     }
-    (void)line;
   };
   if (file.ends_with(".json")) {
     Json all = read_json_file(file);
@@ -152,7 +169,7 @@ DataSet read_dataset(const std::string& file, bool skip_bad, RowKind kind) {
     int64_t n = 0;
     for (const Json& j : all) {
       ++n;
-      take([&] { return parse_row(j, kind, fmt::format("{}: row {}", file, n), n); }, n);
+      take([&] { return parse_row(j, kind, fmt::format("{}: row {}", file, n), n); });
     }
   } else {
     std::string text = read_file(file, int64_t{1} << 36);
@@ -163,7 +180,7 @@ DataSet read_dataset(const std::string& file, bool skip_bad, RowKind kind) {
       rest = eol == std::string_view::npos ? std::string_view{} : rest.substr(eol + 1);
       if (row.find_first_not_of(" \t\r") == std::string_view::npos) continue;
       std::string where = fmt::format("{}:{}", file, line);
-      take([&] { return parse_row(parse_json(row, where), kind, where, line); }, line);
+      take([&] { return parse_row(parse_json(row, where), kind, where, line); });
     }
   }
   check(!d.rows.empty(), "{}: no usable row ({} skipped)", file, d.skipped);

@@ -29,12 +29,16 @@ enum class RowKind {
   kText,      // what trains: messages, instruction + conversation, prompt + completion, text, ids
   kQuestion,  // prompt | question | messages, with choices and answer (0-based index or letter)
   kProgram,   // HumanEval: prompt, test, entry_point, task_id
+  kPrompt,    // what is continued: prompt | messages | text
 };
 
 struct DataSet {
   std::vector<Row> rows;
   int64_t skipped = 0;  // rows that fit no kind, with skip_bad
 };
+
+// The messages of {"messages":[{"role","content","mask"?}]}: at least one.
+std::vector<Message> messages_of(const Json& row, const std::string& where);
 
 // .jsonl: a row a line; .json: a list. A row that fits no kind is an error with its line, or is
 // counted when skip_bad.

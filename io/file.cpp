@@ -54,6 +54,26 @@ std::string parent_of(const std::string& path) {
   return p.empty() ? "." : p;
 }
 
+// A character device or a FIFO: nothing to be renamed over. Other special files cannot be written.
+bool is_stream(const std::string& path) {
+  struct stat st;
+  if (stat(path.c_str(), &st) != 0) return false;
+  check(!S_ISBLK(st.st_mode) && !S_ISSOCK(st.st_mode), "{}: is no file", path);
+  return S_ISCHR(st.st_mode) || S_ISFIFO(st.st_mode);
+}
+
+// Where the links at `path` end: a rename must replace what they name, not them.
+std::string behind_links(const std::string& path) {
+  fs::path p(path);
+  std::error_code ec;
+  for (int i = 0; i < 40 && fs::is_symlink(p, ec); ++i) {
+    fs::path to = fs::read_symlink(p, ec);
+    p = to.is_absolute() ? to : fs::path(parent_of(p.string())) / to;
+  }
+  check(!fs::is_symlink(p, ec), "{}: a loop of symbolic links", path);
+  return p.string();
+}
+
 const std::string kTmp = ".sutor-tmp-", kOld = ".sutor-old-";
 
 std::string temp_of(const std::string& path, const std::string& prefix) {
@@ -157,10 +177,21 @@ void check_can_write(const std::string& path, bool folder) {
   std::error_code ec;
   check(folder || !fs::is_directory(path, ec), "{}: is a folder, a file is to be written", path);
   check(!folder || !fs::exists(path, ec) || fs::is_directory(path, ec), "{}: is no folder", path);
+  if (!folder && is_stream(path)) {  // not opened: a FIFO's reader would see its end
+    if (access(path.c_str(), W_OK) != 0) fail_errno(path, "write");
+    return;
+  }
   AtomicFile probe(folder ? clean(path) : path);
 }
 
-AtomicFile::AtomicFile(std::string path) : path_(std::move(path)), temp_(temp_of(path_, kTmp)) {
+AtomicFile::AtomicFile(std::string path) : path_(std::move(path)) {
+  if (is_stream(path_)) {
+    fd_ = open(path_.c_str(), O_WRONLY | O_CLOEXEC);
+    if (fd_ < 0) fail_errno(path_, "open");
+    return;
+  }
+  path_ = behind_links(path_);
+  temp_ = temp_of(path_, kTmp);
   sweep_leftovers(parent_of(path_), fs::path(path_).filename().string());
   fd_ = open(temp_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
   if (fd_ < 0) {
@@ -187,10 +218,12 @@ void AtomicFile::write(const void* data, size_t bytes) {
 }
 
 void AtomicFile::commit() {
-  if (fsync(fd_) != 0) fail_errno(path_, "sync");
+  bool stream = temp_.empty();
+  if (!stream && fsync(fd_) != 0) fail_errno(path_, "sync");
   int fd = fd_;
   fd_ = -1;
   if (close(fd) != 0) fail_errno(path_, "close");
+  if (stream) return;
   move(temp_, path_);
   temp_.clear();
   sync_path(parent_of(path_));
@@ -203,7 +236,7 @@ void write_file_atomic(const std::string& path, std::string_view bytes) {
 }
 
 AtomicFolder::AtomicFolder(std::string path)
-    : path_(clean(std::move(path))), temp_(temp_of(path_, kTmp)) {
+    : path_(behind_links(clean(std::move(path)))), temp_(temp_of(path_, kTmp)) {
   sweep_leftovers(parent_of(path_), fs::path(path_).filename().string());
   std::error_code ec;
   fs::remove_all(temp_, ec);  // ours: the pid was reused after a crash

@@ -1,6 +1,8 @@
 #pragma once
 // Files: read-only maps, and writes that are complete or absent after a crash (sibling temporary,
-// fsync, rename, fsync parent). Every error is one line with the path and the system's reason.
+// fsync, rename, fsync parent). A symbolic link stays one: its target is replaced. A character
+// device or a FIFO is written as it comes. Every error is one line with the path and the system's
+// reason.
 
 #include <cstddef>
 #include <memory>
@@ -48,7 +50,7 @@ class AtomicFile {
   void commit();
 
  private:
-  std::string path_, temp_;
+  std::string path_, temp_;  // temp_ is empty for a device or a FIFO
   int fd_ = -1;
 };
 

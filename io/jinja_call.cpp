@@ -54,8 +54,10 @@ Value Eval::function(const Node& n, const std::string& f) {
     if (n.kids.size() > 2) a = b, b = whole(n, arg(n, 2, "", 0));
     if (s == 0) bad(n, "range step 0");
     Json o = Json::array();
-    for (int64_t i = a; s > 0 ? i < b : i > b; i += s)
+    for (int64_t i = a; s > 0 ? i < b : i > b;) {
       if (o.push_back(i), o.size() > 100000) bad(n, "range longer than 100000");
+      if (__builtin_add_overflow(i, s, &i)) break;  // past the last whole number, so past b
+    }
     return o;
   }
   if (f == "namespace") {

@@ -5,6 +5,8 @@
 
 #include <algorithm>
 
+#include "engine/error.h"
+
 namespace sutor {
 namespace {
 
@@ -15,19 +17,39 @@ void append(PackedRow& row, const int32_t* ids, const int32_t* labels, int64_t n
   row.start.insert(row.start.end(), static_cast<size_t>(n), first);
 }
 
+PackedRow ready(const Example& e, int64_t seq) {
+  check(static_cast<int64_t>(e.ids.size()) <= seq,
+        "row {}: {} input_ids, which are taken as they are: more than a row's {} (--seq)", e.row,
+        e.ids.size(), seq);
+  PackedRow row;
+  append(row, e.ids.data(), e.labels.data(), static_cast<int64_t>(e.ids.size()));
+  return row;
+}
+
 }  // namespace
 
 std::vector<PackedRow> pack_documents(const std::vector<Example>& examples, int64_t seq,
                                       int64_t& truncated) {
   constexpr size_t kOpen = 16;
   std::vector<PackedRow> rows;
+  std::vector<char> closed;  // a ready row: nothing beside it
   size_t oldest = 0;
   for (const Example& e : examples) {
+    if (e.row != 0) {
+      rows.push_back(ready(e, seq));
+      closed.push_back(true);
+      continue;
+    }
     int64_t n = std::min<int64_t>(static_cast<int64_t>(e.ids.size()), seq);
     truncated += n < static_cast<int64_t>(e.ids.size());
     size_t r = oldest;
-    while (r < rows.size() && static_cast<int64_t>(rows[r].ids.size()) + n > seq) ++r;
-    if (r == rows.size()) rows.emplace_back();
+    while (r < rows.size() &&
+           (closed[r] != 0 || static_cast<int64_t>(rows[r].ids.size()) + n > seq))
+      ++r;
+    if (r == rows.size()) {
+      rows.emplace_back();
+      closed.push_back(false);
+    }
     append(rows[r], e.ids.data(), e.labels.data(), n);
     if (rows.size() - oldest > kOpen) ++oldest;
   }
@@ -38,6 +60,10 @@ std::vector<PackedRow> pack_none(const std::vector<Example>& examples, int64_t s
                                  int64_t& truncated) {
   std::vector<PackedRow> rows;
   for (const Example& e : examples) {
+    if (e.row != 0) {
+      rows.push_back(ready(e, seq));
+      continue;
+    }
     int64_t n = std::min<int64_t>(static_cast<int64_t>(e.ids.size()), seq);
     truncated += n < static_cast<int64_t>(e.ids.size());
     append(rows.emplace_back(), e.ids.data(), e.labels.data(), n);
@@ -46,7 +72,7 @@ std::vector<PackedRow> pack_none(const std::vector<Example>& examples, int64_t s
 }
 
 std::vector<PackedRow> pack_esft_compat(const std::vector<Example>& examples, int64_t seq,
-                                        int32_t pad, uint64_t seed) {
+                                        int32_t pad, uint64_t seed, int64_t& truncated) {
   PythonRandom coin(seed);
   std::vector<PackedRow> rows;
   PackedRow row;
@@ -60,9 +86,14 @@ std::vector<PackedRow> pack_esft_compat(const std::vector<Example>& examples, in
     row = {};
   };
   for (const Example& e : examples) {
+    if (e.row != 0) {
+      rows.push_back(ready(e, seq));
+      continue;
+    }
     int64_t room = seq - static_cast<int64_t>(row.ids.size());
     int64_t n = std::min<int64_t>(static_cast<int64_t>(e.ids.size()), room),
             skip = static_cast<int64_t>(e.ids.size()) - n;
+    truncated += skip > 0;
     // The sample is cut to the room first; then the coin may take its first token (esft-rules: the
     // row stays one short).
     if (!row.ids.empty() && coin.random() < 0.2 && n > 0) {

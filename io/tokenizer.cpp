@@ -7,11 +7,11 @@
 
 #include <algorithm>
 #include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <optional>
 
 #include "engine/error.h"
+#include "io/file.h"
+#include "io/json.h"
 #include "io/tokenizer_parts.h"
 
 namespace sutor {
@@ -32,18 +32,6 @@ struct Section {
   size_t at;
 };
 
-std::string read_file(const std::string& path) {
-  std::ifstream f(path, std::ios::binary);
-  check(f.good(), "{}: cannot be opened", path);
-  return {std::istreambuf_iterator<char>(f), {}};
-}
-Json parse(const std::string& path) {
-  try {
-    return Json::parse(read_file(path));
-  } catch (const nlohmann::json::exception& e) {
-    fail("{}: not valid JSON: {}", path, e.what());
-  }
-}
 size_t char_before(std::string_view s, size_t i) {
   while (i > 0 && (s[--i] & 0xC0) == 0x80) {
   }
@@ -200,7 +188,7 @@ void Tokenizer::Impl::post_processor(const Json& j, const Where& w) {
 }
 
 void Tokenizer::Impl::load_json(const std::string& path) {
-  Json j = parse(path);
+  Json j = read_json_file(path);
   Where w{path, ""};
   auto get = [&](const char* k) -> Json { return j.is_object() && j.contains(k) ? j[k] : Json(); };
   const Json& model = need(j, "model", w);
@@ -248,7 +236,7 @@ void Tokenizer::Impl::load_config(const std::string& folder) {
   std::string path = folder + "/tokenizer_config.json";
   bool add_bos = true, add_eos = false, llama = spm != nullptr;
   if (std::filesystem::exists(path)) {
-    Json j = parse(path);
+    Json j = read_json_file(path);
     Where w{path, ""};
     check(j.is_object(), "{}: an object is expected", path);
     auto token = [&](const char* key, int32_t old) {

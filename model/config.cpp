@@ -138,7 +138,6 @@ Config read_config(const std::string& path) {
   c.aux_alpha = r.value("aux_loss_alpha", 0.001);
   c.seq_aux = r.value("seq_aux", true);
   c.init_std = r.value("initializer_range", 0.02);
-  c.bos = r.value<int32_t>("bos_token_id", -1);
   read_eos(c.json, c.eos);
   std::string generation = (fs::path(file).parent_path() / "generation_config.json").string();
   if (fs::exists(generation)) read_eos(read_json_file(generation), c.eos);

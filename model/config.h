@@ -35,7 +35,6 @@ struct Config {
   bool seq_aux;
   double init_std;
   std::vector<int32_t> eos;  // union of config.json and generation_config.json
-  int32_t bos = -1;
 
   bool is_moe(int64_t layer) const {
     return layer >= first_dense && layer % moe_freq == 0 && experts > 0;

@@ -53,7 +53,7 @@ std::vector<Example> encode_rows(const DataSet& data, const std::string& file, c
         for (int32_t id : *ids)
           check(id < tok.vocab_size(), "{}:{}: id {} of a vocabulary of {}", file, r.line, id,
                 tok.vocab_size());
-      out.push_back({r.ids, r.labels});
+      out.push_back({r.ids, r.labels, r.line});
     } else {
       Example e;
       append(e, tok.encode(r.prompt, true), false);
@@ -73,7 +73,7 @@ std::vector<TrainRow> pack(const std::vector<Example>& examples, Packing packing
   std::vector<PackedRow> rows =
       packing == Packing::kDocuments ? pack_documents(examples, seq, truncated)
       : packing == Packing::kNone    ? pack_none(examples, seq, truncated)
-                                     : pack_esft_compat(examples, seq, pad, seed);
+                                     : pack_esft_compat(examples, seq, pad, seed, truncated);
   std::vector<TrainRow> out;
   for (PackedRow& r : rows)
     out.push_back({std::move(r.ids), std::move(r.labels), std::move(r.start)});

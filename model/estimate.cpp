@@ -263,8 +263,7 @@ Estimate estimate_training(Model& model, const std::vector<Batch>& micro,
       for (size_t i = 1; i < tap.live.size(); ++i)
         e.kept_by_layer.push_back(tap.live[i] - tap.live[i - 1]);
       int64_t V = model.head().value.dim(0);
-      e.logits_chunk =
-          std::min(trained, std::clamp<int64_t>((64 << 20) / (V * 4), 32, 1024)) * V * 4;
+      e.logits_chunk = std::min(trained, loss_chunk_rows(V)) * V * 4;
     }
   }
   e.packed = memory_stats().live - before;

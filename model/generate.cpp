@@ -48,6 +48,26 @@ int32_t Sampler::operator()(float* logits, int64_t V, const std::vector<int32_t>
   return order[n - 1];
 }
 
+namespace {
+
+std::vector<std::pair<int32_t, double>> top_logprobs(const float* logits, int64_t V, int64_t n,
+                                                     double& log_sum) {
+  double top = *std::max_element(logits, logits + V), sum = 0;
+  for (int64_t i = 0; i < V; ++i) sum += std::exp(logits[i] - top);
+  log_sum = top + std::log(sum);
+  std::vector<int32_t> order(V);
+  std::iota(order.begin(), order.end(), 0);
+  n = std::min(n, V);
+  std::partial_sort(order.begin(), order.begin() + n, order.end(), [&](int32_t a, int32_t b) {
+    return logits[a] != logits[b] ? logits[a] > logits[b] : a < b;
+  });
+  std::vector<std::pair<int32_t, double>> out;
+  for (int64_t i = 0; i < n; ++i) out.emplace_back(order[i], logits[order[i]] - log_sum);
+  return out;
+}
+
+}  // namespace
+
 Generation generate(Ctx& ctx, Model& model, const std::vector<int32_t>& prompt, int64_t max_tokens,
                     const std::vector<int32_t>& eos, const SampleOptions& opt,
                     const std::function<bool(int32_t)>& on_token,
@@ -77,13 +97,25 @@ Generation generate(Ctx& ctx, Model& model, const std::vector<int32_t>& prompt, 
   size_t at = 0;
   bool on_draft = true;
   while (static_cast<int64_t>(g.ids.size()) < max_tokens) {
-    int32_t id = sample(logits.row(static_cast<int64_t>(at)), logits.cols(), seen);
+    float* row = logits.row(static_cast<int64_t>(at));
+    TokenLogprobs told;
+    std::vector<float> raw;  // the sampler changes the row in place
+    double log_sum = 0;
+    if (opt.logprobs > 0) {
+      raw.assign(row, row + logits.cols());
+      told.top = top_logprobs(row, logits.cols(), opt.logprobs, log_sum);
+    }
+    int32_t id = sample(row, logits.cols(), seen);
     if (ends(id)) {
       g.stopped = true;
       break;
     }
     on_draft = on_draft && g.ids.size() < draft.size() && draft[g.ids.size()] == id;
     g.ids.push_back(id);
+    if (opt.logprobs > 0) {
+      told.chosen = raw[id] - log_sum;
+      g.logprobs.push_back(std::move(told));
+    }
     seen.push_back(id);
     if (on_token && !on_token(id)) {
       g.stopped = true;

@@ -10,6 +10,7 @@ struct SampleOptions {
   double top_p = 1, min_p = 0, repetition_penalty = 1;
   int64_t top_k = 0;  // 0: all
   uint64_t seed = 0;
+  int64_t logprobs = 0;  // how many of the likeliest tokens to tell of at each position
 };
 
 // Draws ids; one generator per sequence. logits are changed in place by the penalty.
@@ -23,9 +24,15 @@ class Sampler {
   uint64_t state_;
 };
 
+struct TokenLogprobs {  // of the model itself: before temperature, penalty and filters
+  double chosen = 0;
+  std::vector<std::pair<int32_t, double>> top;  // likeliest first
+};
+
 struct Generation {
-  std::vector<int32_t> ids;  // the new tokens, the stopping one not included
-  bool stopped = false;      // by an eos id or by on_token; else max_tokens was reached
+  std::vector<int32_t> ids;             // the new tokens, the stopping one not included
+  std::vector<TokenLogprobs> logprobs;  // one per id, when asked for
+  bool stopped = false;                 // by an eos id or by on_token; else max_tokens was reached
   double prefill_seconds = 0, decode_seconds = 0;
   int64_t decode_tokens = 0;
 };

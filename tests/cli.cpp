@@ -6,6 +6,7 @@
 
 #include "apps/commands.h"
 #include "apps/table.h"
+#include "io/safetensors_writer.h"
 #include "tests/command.h"
 
 using namespace sutor;
@@ -156,4 +157,78 @@ TEST_CASE("cli: tables align") {
   t.row({"longer", "1024"});
   CHECK(t.text() == "name       n\né          7\nlonger  1024\n");
   CHECK_THROWS_AS(t.row({"one"}), Error);
+}
+
+TEST_CASE("cli: every command's example works, in this order, on the embedded model") {
+  if (binary() == nullptr) return;
+  Folder f;
+  fs::create_directory_symlink(fs::absolute("recipes/embedded"), f / "model-embedded");
+  f.file("task.jsonl",
+         "{\"messages\":[{\"role\":\"user\",\"content\":\"hi\"},{\"role\":\"assistant\","
+         "\"content\":\"ho\"}]}\n");
+  fs::copy_file(f / "task.jsonl", f / "test.jsonl");
+  fs::copy_file("recipes/embedded/config.json", f / "config.json");
+  Tensor ids = empty({1, 9}, DType::I64);
+  for (int64_t i = 0; i < 9; ++i) ids.as<int64_t>()[i] = i;
+  save_safetensors(f / "in.safetensors", {{"input_ids", ids}, {"labels", ids}});
+  // init's example writes model/; the rest reads the embedded model under that name. Its training
+  // is as long as the example's default says; demo, demo-data and bench have tests of their own.
+  const char* order[] = {"init",  "estimate", "inspect",  "score",  "select", "train", "eval",
+                         "merge", "generate", "tokenize", "report", "trace",  "env"};
+  std::string sutor = fs::absolute(binary()).parent_path().string();
+  for (const char* name : order) {
+    const Command* c = nullptr;
+    for (const Command* other : commands())
+      if (std::string(other->name) == name) c = other;
+    REQUIRE(c != nullptr);
+    CAPTURE(c->example);
+    std::string line = fmt::format("cd {} && export PATH={}:$PATH && {} >.out 2>.err </dev/null",
+                                   f.path, sutor, c->example);
+    if (std::string(name) == "tokenize")
+      line = fmt::format("cd {} && export PATH={}:$PATH && ({}) >.out 2>.err", f.path, sutor,
+                         c->example);
+    int status = std::system(line.c_str());
+    CAPTURE(read_file(f / ".err"));
+    CHECK(status == 0);
+    if (std::string(name) == "init") {
+      fs::remove_all(f / "model");
+      fs::rename(f / "model-embedded", f / "model");
+    }
+  }
+}
+
+TEST_CASE("cli: generate: stop texts, several answers, log-probabilities; prompts of both kinds") {
+  if (binary() == nullptr) return;
+  Folder f;
+  std::string generate = "generate recipes/embedded --max-tokens 8 --ignore-eos --threads 1 ";
+  auto lines = [](const std::string& text) {
+    std::vector<Json> out;
+    std::istringstream in(text);
+    for (std::string l; std::getline(in, l);) out.push_back(parse_json(l, "generate"));
+    return out;
+  };
+  Json whole = lines(run(f, generate + "--prompt a --json --logprobs 2").out).at(0);
+  REQUIRE(whole["logprobs"].size() == 8);
+  for (const Json& t : whole["logprobs"]) {
+    CHECK(t["top"].size() == 2);
+    CHECK(t["id"] == t["top"][0]["id"]);  // greedy
+    CHECK(t["logprob"] == t["top"][0]["logprob"]);
+    CHECK(t["logprob"].get<double>() <= 0);
+  }
+  std::string text = whole["text"].get<std::string>();
+  size_t at = text.find_first_not_of(" \n", 1);
+  if (at != text.npos && std::isalnum(static_cast<unsigned char>(text[at]))) {
+    std::string stop = text.substr(at, 1), want = text.substr(0, text.find(stop));
+    Json j = lines(run(f, generate + "--prompt a --json --stop " + stop).out).at(0);
+    CHECK(j["text"] == want);
+    CHECK(j["finish_reason"] == "stop");
+    CHECK(run(f, generate + "--prompt a --stop " + stop).out == want + "\n");
+  }
+  std::string rows = f.file(
+      "p.jsonl", "{\"prompt\":\"hello\"}\n{\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}]}");
+  CHECK(lines(run(f, generate + "--temperature 1 --n 2 --prompts " + rows).out).size() == 4);
+  check_one_line(run(f, generate + "--prompt a --n 2"), 2, {"--n", "greedy"});
+  check_one_line(run(f, generate + "--prompt a --logprobs 2"), 2, {"--logprobs", "--json"});
+  check_one_line(run(f, "tokenize recipes/embedded --chat <" + f.file("m", "{\"messages\":[]}\n")),
+                 1, {"line 1", "messages"});
 }

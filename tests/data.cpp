@@ -70,3 +70,52 @@ TEST_CASE("data: a row that fits no kind names its line") {
   write_file_atomic(file, "{\"text\":\"a\"}\n{}\n");
   CHECK(read_dataset(file, true).skipped == 1);
 }
+
+TEST_CASE("data: mask is true, false or a number; nothing else") {
+  std::string file = "build/test-data.jsonl";
+  auto trains = [&](const std::string& mask) {
+    write_file_atomic(file,
+                      "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"},{\"role\":"
+                      "\"assistant\",\"content\":\"b\",\"mask\":" +
+                          mask + "}]}");
+    return read_dataset(file, false).rows[0].messages[1].train;
+  };
+  for (const char* no : {"true", "1"}) CHECK_FALSE(trains(no));
+  for (const char* yes : {"false", "0", "null"}) CHECK(trains(yes));
+  for (const char* bad : {"\"false\"", "0.5", "[]"})
+    CHECK_THROWS_WITH_AS(trains(bad), doctest::Contains("mask is"), Error);
+  write_file_atomic(file, "{\"instruction\":1,\"conversation\":[]}");
+  CHECK_THROWS_WITH_AS(read_dataset(file, false), doctest::Contains("instruction"), Error);
+}
+
+TEST_CASE("data: ready rows are taken as they are") {
+  std::vector<Example> e;
+  for (int n : {5, 3, 4})
+    e.push_back({std::vector<int32_t>(n, n), std::vector<int32_t>(n, n), n == 3 ? 2 : 0});
+  for (Packing p : {Packing::kDocuments, Packing::kNone, Packing::kEsftCompat}) {
+    int64_t truncated = 0;
+    auto rows = pack(e, p, 12, 0, 1, truncated);
+    CHECK(truncated == 0);
+    int alone = 0;
+    for (const TrainRow& r : rows) alone += r.ids == e[1].ids && r.labels == e[1].labels;
+    CHECK(alone == 1);
+    CHECK(rows.size() == (p == Packing::kNone ? 3 : 2));
+    CHECK_THROWS_WITH_AS(pack({e[1]}, p, 2, 0, 1, truncated), doctest::Contains("row 2: 3"), Error);
+  }
+  int64_t cut = 0;
+  pack({e[0], e[0]}, Packing::kEsftCompat, 8, 0, 1, cut);
+  CHECK(cut == 1);
+}
+
+TEST_CASE("data: rows to continue hold a prompt, messages or a text") {
+  std::string file = "build/test-data.jsonl";
+  write_file_atomic(file,
+                    "{\"prompt\":\"hello\"}\n{\"text\":\"b\"}\n"
+                    "{\"messages\":[{\"role\":\"user\",\"content\":\"c\"}]}\n");
+  DataSet d = read_dataset(file, false, RowKind::kPrompt);
+  CHECK(d.rows[0].prompt == "hello");
+  CHECK(d.rows[1].prompt == "b");
+  CHECK(d.rows[2].messages.size() == 1);
+  write_file_atomic(file, "{\"messages\":[]}");
+  CHECK_THROWS_AS(read_dataset(file, false, RowKind::kPrompt), Error);
+}

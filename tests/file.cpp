@@ -1,7 +1,9 @@
 // Saves are whole or absent: kill -9 in the middle, a full disk, a missing parent.
 #include <doctest/doctest.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include <xxhash.h>
@@ -94,4 +96,31 @@ TEST_CASE("file: hash") {
   write_file_atomic(d / "long", text);
   XXH128_hash_t h = XXH3_128bits(text.data(), text.size());
   CHECK(hash_file(d / "long") == fmt::format("{:016x}{:016x}", h.high64, h.low64));
+}
+
+TEST_CASE("file: a link stays a link, a device and a FIFO are written") {
+  TempDir d;
+  write_file_atomic(d / "real", "old");
+  fs::create_symlink("real", d / "link");
+  write_file_atomic(d / "link", "new");
+  CHECK(fs::is_symlink(d / "link"));
+  CHECK(read_file(d / "real") == "new");
+  fs::create_symlink("loop", d / "loop");
+  CHECK_THROWS_WITH_AS(write_file_atomic(d / "loop", ""), doctest::Contains("loop"), Error);
+  save(d / "folder", "one");
+  fs::create_directory_symlink("folder", d / "way");
+  save(d / "way", "two");
+  CHECK(fs::is_symlink(d / "way"));
+  CHECK(read_file(d / "folder/x") == "two");
+  check_can_write("/dev/null");
+  write_file_atomic("/dev/null", "gone");
+  CHECK(fs::is_character_file("/dev/null"));
+  REQUIRE(mkfifo((d / "fifo").c_str(), 0600) == 0);
+  check_can_write(d / "fifo");
+  int reader = open((d / "fifo").c_str(), O_RDONLY | O_NONBLOCK);
+  write_file_atomic(d / "fifo", "by the pipe");
+  char text[64];
+  CHECK(std::string(text, read(reader, text, sizeof text)) == "by the pipe");
+  close(reader);
+  CHECK(fs::is_fifo(d / "fifo"));
 }

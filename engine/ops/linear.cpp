@@ -1,17 +1,20 @@
 // Keeps x only where W trains. y = x W^T + b, and with LoRA y += scale * (x A^T) B^T. Kernels:
 // engine/cpu/linear.cpp.
+#include <map>
+#include <mutex>
+
 #include "engine/ops.h"
 
 namespace sutor {
 namespace {
 
 // A context whose products keep f32: what routers want. Lives as long as the process, so closures
-// may refer to it.
+// may refer to it, whichever thread made them.
 Ctx& exact(Ctx& ctx) {
-  thread_local std::unordered_map<const Backend*, Ctx> contexts;
-  Ctx& c = contexts[ctx.k];
-  c = {ctx.k, Compute::kF32};
-  return c;
+  static std::mutex mutex;
+  static std::map<const Backend*, Ctx> contexts;  // nodes stay where they are
+  std::lock_guard lock(mutex);
+  return contexts.try_emplace(ctx.k, Ctx{ctx.k, Compute::kF32}).first->second;
 }
 
 Var linear_in(Ctx& ctx, const Var& x, const Param& w, const Param* bias) {

@@ -7,8 +7,12 @@
 
 namespace sutor {
 
-Var lm_loss(const Var& x, const Param& head, const Tensor& targets, float scale, Tensor nll) {
+int64_t loss_chunk_rows(int64_t vocab) {
   constexpr int64_t kChunkBytes = 64 << 20;
+  return std::clamp<int64_t>(kChunkBytes / (vocab * 4), 32, 1024);
+}
+
+Var lm_loss(const Var& x, const Param& head, const Tensor& targets, float scale, Tensor nll) {
   Tape& tape = *x.tape;
   Ctx& ctx = tape.ctx;
   int64_t T = x.value.rows(), V = head.value.dim(0), H = x.value.cols();
@@ -26,7 +30,7 @@ Var lm_loss(const Var& x, const Param& head, const Tensor& targets, float scale,
   Tensor dx = want && x.grad ? zeros({n, H}) : Tensor{};
   Tensor idx = empty({n}, DType::I32);
   std::copy(rows.begin(), rows.end(), idx.i32());
-  int64_t chunk = std::clamp<int64_t>(kChunkBytes / (V * 4), 32, 1024);
+  int64_t chunk = loss_chunk_rows(V);
   double sum = 0;
   for (int64_t lo = 0; lo < n; lo += chunk) {
     int64_t hi = std::min(n, lo + chunk);
