@@ -16,7 +16,7 @@
 
 namespace sutor {
 
-// Whoever owns the bytes: the heap (large blocks in huge pages), a mapped file. Views keep it alive.
+// Whoever owns the bytes: the heap (large blocks: huge pages), a mapped file. Views keep it alive.
 struct Storage {
   virtual ~Storage() = default;
 };

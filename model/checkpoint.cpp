@@ -113,16 +113,14 @@ void copy_side_files(const std::string& from, const std::string& dir) {
     if (fs::is_regular_file(from + "/" + name))
       write_text(dir + "/" + name, read_file(from + "/" + name));
   };
-  bool code = false;  // transformers' own classes beside the weights
   for (const char* name :
        {"config.json", "generation_config.json", "tokenizer.json", "tokenizer.model",
         "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
-        "vocab.txt", "merges.txt", "chat_template.jinja", "chat_template.json",
-        "preprocessor_config.json", "LICENSE"}) {
+        "vocab.txt", "merges.txt", "chat_template.jinja", "chat_template.json", "LICENSE"})
     copy(name);
-    if (std::string_view(name).ends_with("config.json") && fs::is_regular_file(from + "/" + name))
-      code |= read_json_file(from + "/" + name).contains("auto_map");
-  }
+  bool code = false;  // transformers' own classes beside the weights
+  for (const char* name : {"/config.json", "/tokenizer_config.json"})
+    code |= fs::is_regular_file(from + name) && read_json_file(from + name).contains("auto_map");
   if (!fs::is_directory(from)) return;
   for (const auto& e : fs::directory_iterator(from)) {
     std::string ext = e.path().extension().string();

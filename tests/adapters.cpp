@@ -1,0 +1,150 @@
+// What an adapter folder may not say: each is refused before any weight of the model changes hands.
+#include <fstream>
+
+#include "io/safetensors.h"
+#include "io/safetensors_writer.h"
+#include "model/checkpoint.h"
+#include "model/esft.h"
+#include "tests/command.h"
+
+using namespace sutor;
+using namespace sutor::test;
+namespace fs = std::filesystem;
+
+namespace {
+
+const std::string kModel = "tests/goldens/esft_train/model";
+const std::string kQ = "model.layers.1.self_attn.q_proj", kPeft = "base_model.model.";
+
+std::string error_of(const std::vector<std::string>& adapters) {
+  auto model = load_model(kModel);
+  Replaced replaced;
+  try {
+    for (const std::string& dir : adapters) load_adapter(*model, dir, &replaced);
+  } catch (const Error& e) {
+    return e.what();
+  }
+  return "";
+}
+
+void check_says(const std::string& error, const std::string& part) {
+  CAPTURE(error);
+  CAPTURE(part);
+  CHECK(error.find(part) != std::string::npos);
+}
+
+}  // namespace
+
+TEST_CASE("adapters: a LoRA whose rank, type, target or factors are wrong") {
+  Folder f;
+  auto model = load_model(kModel);
+  auto lora = [&](const std::string& module, DType type, int64_t rank, bool a, bool b) {
+    Tensor w = model->params.at(module + ".weight").value;
+    NamedTensors t;
+    if (a) t.emplace_back(kPeft + module + ".lora_A.weight", zeros({rank, w.shape.back()}, type));
+    if (b) t.emplace_back(kPeft + module + ".lora_B.weight", zeros({w.dim(0), rank}, type));
+    save_safetensors(f / "adapter_model.safetensors", t);
+    f.file("adapter_config.json", R"({"peft_type":"LORA","r":2,"lora_alpha":4,"bias":"none"})");
+    return error_of({f.path});
+  };
+  CHECK(lora(kQ, DType::F32, 2, true, true) == "");
+  CHECK(lora(kQ, DType::BF16, 2, true, true) == "");
+  for (DType t : {DType::I8, DType::I64, DType::F64})
+    check_says(lora(kQ, t, 2, true, true), "supported: F32, BF16, F16");
+  check_says(lora(kQ, DType::F32, 3, true, true), "r is 2");
+  check_says(lora(kQ, DType::F32, 2, true, false), "no lora_B");
+  check_says(lora(kQ, DType::F32, 2, false, true), "no lora_A");
+  for (const char* module :
+       {"lm_head", "model.embed_tokens", "model.layers.1.mlp.gate", "model.norm"})
+    check_says(lora(module, DType::F32, 2, true, true), "not implemented");
+}
+
+TEST_CASE("adapters: an ESFT adapter with other types, experts, or tensors replaced twice") {
+  Folder f;
+  auto model = load_model(kModel);
+  auto esft = [&](const std::string& name, DType type, const std::string& config) {
+    fs::create_directories(f / name);
+    NamedTensors t;
+    for (const char* part : {"gate_proj", "up_proj", "down_proj"}) {
+      std::string key = "model.layers.1.mlp.experts.7." + std::string(part) + ".weight";
+      t.emplace_back(key, zeros(model->params.at(key).value.shape, type));
+    }
+    save_safetensors(f / name + "/model.safetensors", t);
+    if (!config.empty()) f.file(name + "/expert_cfg.json", config);
+    return f / name;
+  };
+  std::string good = esft("a", DType::F32, R"({"experts":{"1":[7]}})"),
+              same = esft("b", DType::BF16, "");
+  CHECK(error_of({good}) == "");
+  CHECK(error_of({same}) == "");
+  check_says(error_of({good, same}), "already replaced by adapter " + good);
+  check_says(error_of({esft("c", DType::I64, "")}), "is I64");
+  check_says(error_of({esft("d", DType::F32, R"({"experts":{"1":[7,6]}})")}), "experts.6.");
+  check_says(error_of({esft("e", DType::F32, R"({"experts":{"2":[7]}})")}), "does not name");
+}
+
+TEST_CASE("adapters: the oldest checkpoints go, the newest stay") {
+  Folder f;
+  for (int step : {5, 10, 9, 100}) {
+    fs::create_directories(f / fmt::format("checkpoint-{}", step));
+    if (step != 5) f.file(fmt::format("checkpoint-{}/state.json", step), "{}");
+  }
+  keep_newest_checkpoints(f.path, 2);
+  CHECK(newest_checkpoint(f.path) == f / "checkpoint-100");
+  CHECK(fs::exists(f / "checkpoint-10"));
+  CHECK_FALSE(fs::exists(f / "checkpoint-9"));
+  CHECK(fs::exists(f / "checkpoint-5"));  // no complete one: not ours to judge
+}
+
+TEST_CASE("adapters: a run knows its record, and goes on only with the same") {
+  if (binary() == nullptr) return;
+  Folder f;
+  fs::copy(kModel, f / "model");
+  std::string rows = "tests/goldens/esft_train/rows.jsonl", lr = " --lr 1e-3";
+  auto train = [&](const std::string& more) {
+    return run(f, "train " + (f / "model") + "/ --data " + rows +
+                      " --method lora --rank 2 --seq 512" +
+                      " --threads 1 --quiet --save-every 1 --keep-checkpoints 2 --out " +
+                      (f / "run") + more);
+  };
+  REQUIRE(train(lr + " --steps 3").code == 0);
+  CHECK_FALSE(fs::exists(f / "run/checkpoint-1"));
+  CHECK(fs::exists(f / "run/checkpoint-2"));
+  std::ifstream log(f / "run/log.jsonl");
+  std::string first;
+  std::getline(log, first);
+  Json j = parse_json(first, "log");
+  CHECK(j["config"]["rank"] == 2);
+  CHECK(j["config"]["method"] == "lora");
+  for (const char* hash : {"data_hash", "model_hash", "binary_hash"})
+    CHECK(get<std::string>(j, hash, "log").size() == 32);
+  std::string base = get<std::string>(read_json_file(f / "run/adapter/adapter_config.json"),
+                                      "base_model_name_or_path", "");
+  CHECK(base == f / "model");
+  // Longer is allowed; another rate, schedule or model is not, and is named.
+  check_one_line(train(" --lr 2e-3 --steps 4 --resume"), 1, {"settings: lr"});
+  check_one_line(train(lr + " --schedule linear --steps 4 --resume"), 1, {"schedule"});
+  CHECK(train(lr + " --steps 4 --resume").code == 0);
+  std::string with = f / "model" + " --data " + rows + " --adapter " + (f / "run/adapter") +
+                     " --seq 512 --steps 1 --out " + (f / "other");
+  check_one_line(run(f, "train " + with + " --method full"), 1, {"carries a LoRA", "sutor merge"});
+  std::fstream(f / "model/model.safetensors", std::ios::in | std::ios::out | std::ios::binary)
+          .seekp(-1, std::ios::end)
+      << 'x';
+  check_one_line(train(lr + " --steps 5 --resume"), 1, {"settings: model"});
+}
+
+TEST_CASE("adapters: init writes the config it read, under its own name") {
+  if (binary() == nullptr) return;
+  Folder f;
+  std::string text = read_file(kModel + "/config.json");
+  f.file("big.json", text);
+  f.file("config.json", "{}");  // stands beside it and is another one
+  REQUIRE(run(f, "init " + (f / "big.json") + " --out " + (f / "m")).code == 0);
+  CHECK(read_json_file(f / "m/config.json") == read_json_file(f / "big.json"));
+  f.file("config.json", text);
+  std::string absolute = fs::absolute(binary()).string();
+  REQUIRE(std::system(
+              fmt::format("cd {} && {} init config.json --out m2", f.path, absolute).c_str()) == 0);
+  CHECK(read_file(f / "m2/config.json") == text);
+}
