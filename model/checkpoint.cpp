@@ -33,18 +33,6 @@ std::string named(const std::string& folder) {
 
 std::string module_of(const std::string& name) { return name.substr(0, name.find_last_of('.')); }
 
-// As model.cpp asks of a whole model: kernels read these three.
-void check_weight_type(const Tensor& t, const std::string& where, const std::string& name) {
-  check(t.dtype == DType::F32 || t.dtype == DType::BF16 || t.dtype == DType::F16,
-        "{}: {} is {}, supported: F32, BF16, F16", where, name, name_of(t.dtype));
-}
-
-// The linears that may carry a LoRA here (add_lora's choice).
-bool is_linear(const Param& p) {
-  return p.value.shape.size() == 2 && !p.name.ends_with("embed_tokens.weight") &&
-         p.name != "lm_head.weight" && !p.name.ends_with("mlp.gate.weight");
-}
-
 void load_lora(Model& model, const std::string& dir) {
   std::string file = dir + "/adapter_config.json";
   Json j = read_json_file(file);

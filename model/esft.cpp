@@ -7,6 +7,7 @@
 #include <numeric>
 #include <set>
 
+#include "engine/random.h"
 #include "io/file.h"
 #include "io/json.h"
 
@@ -243,10 +244,7 @@ ExpertConfig randomize(const ExpertConfig& config, const LayerScores& scores, ui
     std::vector<int> order(scores.at(layer).size());
     std::iota(order.begin(), order.end(), 0);
     for (size_t i = order.size() - 1; i > 0; --i) {
-      uint64_t z = (state += 0x9e3779b97f4a7c15u);  // splitmix64
-      z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-      z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-      std::swap(order[i], order[(z ^ (z >> 31)) % (i + 1)]);
+      std::swap(order[i], order[next_random(state) % (i + 1)]);
     }
     ids.assign(order.begin(), order.begin() + static_cast<int64_t>(ids.size()));
   }

@@ -5,6 +5,8 @@
 #include <cmath>
 #include <numeric>
 
+#include "engine/random.h"
+
 namespace sutor {
 
 Tensor logits_of(Ctx& ctx, const Model& model, const Tensor& hidden) {
@@ -39,10 +41,7 @@ int32_t Sampler::operator()(float* logits, int64_t V, const std::vector<int32_t>
   double mass = 0, limit = opt_.top_p * sum;
   int64_t n = 0;
   while (n < keep && (n == 0 || mass < limit) && p[n] >= opt_.min_p * p[0]) mass += p[n++];
-  uint64_t z = (state_ += 0x9e3779b97f4a7c15u);  // splitmix64
-  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-  z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-  double u = static_cast<double>((z ^ (z >> 31)) >> 11) * 0x1p-53 * mass;
+  double u = static_cast<double>(next_random(state_) >> 11) * 0x1p-53 * mass;
   for (int64_t i = 0; i < n; ++i)
     if ((u -= p[i]) < 0) return order[i];
   return order[n - 1];

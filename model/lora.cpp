@@ -7,15 +7,11 @@
 #include "engine/parallel.h"
 
 namespace sutor {
-namespace {
-
 bool is_linear(const Param& p) {
   return p.value.shape.size() == 2 && p.name.ends_with(".weight") &&
          !p.name.ends_with("embed_tokens.weight") && p.name != "lm_head.weight" &&
          !p.name.ends_with("mlp.gate.weight") && p.name.find(".lora_") == std::string::npos;
 }
-
-}  // namespace
 
 int add_lora(Model& model, const LoraOptions& opt, uint64_t seed) {
   check(opt.rank > 0, "LoRA rank is {}, must be 1 or more", opt.rank);

@@ -13,6 +13,10 @@ struct LoraOptions {
                                      // linear but embeddings and head
 };
 
+// Whether a parameter is a linear that may carry a LoRA: a matrix, but no embedding, head, router
+// or LoRA factor.
+bool is_linear(const Param& p);
+
 // Adds A (normal with the variance of Kaiming-uniform a = sqrt 5, seeded by name) and B (zeros) as
 // parameters `<module>.lora_A.weight`, `<module>.lora_B.weight`, marks them trainable; everything
 // else stays as it was. Returns how many linears got one; a target that matches nothing is an

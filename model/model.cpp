@@ -4,6 +4,7 @@
 #include <numbers>
 
 #include "engine/dry_run.h"
+#include "engine/random.h"
 #include "io/safetensors.h"
 #include "model/family.h"
 
@@ -43,6 +44,11 @@ std::unique_ptr<Model> make_model(const Config& config, WeightSource source) {
   return make_deepseek_v2(config, std::move(source));
 }
 
+void check_weight_type(const Tensor& t, const std::string& where, const std::string& name) {
+  check(t.dtype == DType::F32 || t.dtype == DType::BF16 || t.dtype == DType::F16,
+        "{}: {} is {}, supported: F32, BF16, F16", where, name, name_of(t.dtype));
+}
+
 std::unique_ptr<Model> load_model(const std::string& folder) {
   Config config = read_config(folder);
   auto files = std::make_shared<Checkpoint>(Checkpoint::open(folder));
@@ -51,8 +57,7 @@ std::unique_ptr<Model> load_model(const std::string& folder) {
     Tensor t = files->get(name);
     check(t.shape == shape, "{}: {} has shape {}, config.json asks for {}", folder, name,
           to_string(t.shape), to_string(shape));
-    check(t.dtype == DType::F32 || t.dtype == DType::BF16 || t.dtype == DType::F16,
-          "{}: {} is {}, supported: F32, BF16, F16", folder, name, name_of(t.dtype));
+    check_weight_type(t, folder, name);
     return t;
   });
   for (const std::string& name : files->names()) {
@@ -78,10 +83,7 @@ WeightSource random_source(const Config& config, uint64_t seed, DType dtype) {
     uint64_t state = seed ^ 0xcbf29ce484222325u;  // FNV-1a over the name, then splitmix64
     for (unsigned char ch : name) state = (state ^ ch) * 0x100000001b3u;
     auto uniform = [&state] {
-      uint64_t z = (state += 0x9e3779b97f4a7c15u);
-      z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-      z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-      return (static_cast<double>((z ^ (z >> 31)) >> 11) + 0.5) * 0x1p-53;
+      return (static_cast<double>(next_random(state) >> 11) + 0.5) * 0x1p-53;
     };
     for (int64_t i = 0; i < n; i += 2) {  // Box-Muller
       double r = std * std::sqrt(-2 * std::log(uniform())), a = 2 * std::numbers::pi * uniform();

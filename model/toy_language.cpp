@@ -3,6 +3,7 @@
 
 #include <set>
 
+#include "engine/random.h"
 #include "model/toy_tasks.h"
 
 namespace sutor::toy {
@@ -50,12 +51,7 @@ class WordMaker {
 
 }  // namespace
 
-uint64_t Rng::next() {
-  uint64_t z = (state_ += 0x9e3779b97f4a7c15);
-  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;
-  z = (z ^ (z >> 27)) * 0x94d049bb133111eb;
-  return z ^ (z >> 31);
-}
+uint64_t Rng::next() { return next_random(state_); }
 
 // The high bits scaled: its bias, n / 2^32, is far below what any sample here could show.
 int Rng::below(int n) {

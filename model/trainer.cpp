@@ -4,15 +4,10 @@
 #include <cmath>
 #include <numeric>
 
+#include "engine/random.h"
+
 namespace sutor {
 namespace {
-
-uint64_t mix(uint64_t z) {  // splitmix64
-  z += 0x9e3779b97f4a7c15u;
-  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-  z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-  return z ^ (z >> 31);
-}
 
 std::vector<int64_t> epoch_order(int64_t epoch, int64_t rows, const TrainOptions& opt) {
   std::vector<int64_t> order(rows);

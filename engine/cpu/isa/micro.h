@@ -150,8 +150,10 @@ void dot(float* out, int64_t ld_out, const Rows& w, int64_t row, int64_t n_rows,
       return dot_typed<V, kRound, bf16>(out, ld_out, w, row, n_rows, x, ldx, n_x, k);
     case DType::F16:
       return dot_typed<V, kRound, f16>(out, ld_out, w, row, n_rows, x, ldx, n_x, k);
-    default:
+    case DType::F32:
       return dot_typed<V, kRound, float>(out, ld_out, w, row, n_rows, x, ldx, n_x, k);
+    default:  // loaders refuse other types
+      __builtin_trap();
   }
 }
 

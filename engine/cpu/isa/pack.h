@@ -202,8 +202,10 @@ void pack_along(char* panel, const Rows& src, int64_t first, int64_t n, int64_t 
       return pack_along_from<kMode, bf16>(panel, src, first, n, p, s0, s1, steps, is_b);
     case DType::F16:
       return pack_along_from<kMode, f16>(panel, src, first, n, p, s0, s1, steps, is_b);
-    default:
+    case DType::F32:
       return pack_along_from<kMode, float>(panel, src, first, n, p, s0, s1, steps, is_b);
+    default:  // loaders refuse other types
+      __builtin_trap();
   }
 }
 
@@ -215,8 +217,10 @@ void pack_across(char* panel, const Rows& src, int64_t first, int64_t n, int64_t
       return pack_across_from<kMode, bf16>(panel, src, first, n, p, s0, s1, steps, is_b);
     case DType::F16:
       return pack_across_from<kMode, f16>(panel, src, first, n, p, s0, s1, steps, is_b);
-    default:
+    case DType::F32:
       return pack_across_from<kMode, float>(panel, src, first, n, p, s0, s1, steps, is_b);
+    default:  // loaders refuse other types
+      __builtin_trap();
   }
 }
 
