@@ -61,7 +61,6 @@ void run(const Args& a) {
   bool times = what == "kernels";
   for (const char* o : {"small", "repeats"}) a.no_effect_unless(times, o, "only kernels has it");
   a.no_effect_unless(times, "dtype", "peaks measures both");
-  a.no_effect_unless(false, "seed", "the values do not matter");
   Ctx ctx = a.context();
   cpu::Peaks peaks = cpu::measure_peaks();
   if (!times && a.on("json")) return print_json(header(peaks));

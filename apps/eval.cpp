@@ -83,7 +83,6 @@ void run(const Args& a) {
   bool generates = metric != "loss" && metric != "multiple-choice";
   a.no_effect_unless(generates, "max-tokens", "--metric " + metric + " generates nothing");
   a.no_effect_unless(!generates, "batch", "--metric " + metric + " answers rows one by one");
-  a.no_effect_unless(false, "seed", "nothing is random");
   for (const char* o : {"allow-code-execution", "allow-network", "timeout"})
     a.no_effect_unless(metric == "pass@1", o, "only --metric pass@1 runs programs");
   for (const char* o : {"judge-url", "judge-model", "judge-key-file", "judge-prompt"})

@@ -46,7 +46,6 @@ Change change(const Tensor& a, const Tensor& b) {
 void run(const Args& a) {
   const std::string& out = a.required("out");
   if (a.all("adapter").empty()) throw UsageError("--adapter is missing: there is nothing to merge");
-  a.no_effect_unless(false, "seed", "nothing here is random");
   check_model_folder_to_be(out);
   Ctx ctx = a.context(), exact = cpu_context(Compute::kF32);
   auto model = open_model(a);

@@ -20,7 +20,6 @@ void declare(Args& a) {
 
 void run(const Args& a) {
   const std::string &in = a.required("input"), &out = a.required("out");
-  a.no_effect_unless(false, "seed", "nothing here is random");
   check_can_write(out);
   Ctx ctx = a.context();
   auto model = open_model(a);
