@@ -48,7 +48,8 @@ void run(const Args& a) {
   Json report = Json::object();
   uint64_t stream = 0;
   std::string general;  // the same number of evaluation rows of every pre-training task
-  const size_t share = static_cast<size_t>(a.num("eval-rows")) / toy::pretrain_tasks().size();
+  const size_t share =
+      std::max<size_t>(1, static_cast<size_t>(a.num("eval-rows")) / toy::pretrain_tasks().size());
   for (bool heldout : {false, true})
     for (const std::string& task : heldout ? toy::heldout_tasks() : toy::pretrain_tasks()) {
       // Every file has its own generator: the number of rows of one does not change another.

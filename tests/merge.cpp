@@ -34,7 +34,8 @@ Tensor logits(const Folder& f, const std::string& model, const std::string& dtyp
 TEST_CASE("merge: an ESFT adapter gives the same logits loaded, merged, and in the trained model") {
   if (binary() == nullptr) return;
   Folder f;
-  std::string data = " --data " + kGolden + "/rows.jsonl --steps 3 --seq 64 --lr 1e-3 --quiet";
+  std::string data =
+      " --data " + kGolden + "/rows.jsonl --steps 3 --seq 64 --lr 1e-3 --dtype bf16 --quiet";
   must(f, "train " + kModel + data + " --experts " + kGolden +
               "/expert_cfg.json --save-every 3 --out " + (f / "run"));
   must(f, "merge " + kModel + " --adapter " + (f / "run/adapter") + " --out " + (f / "merged"));
