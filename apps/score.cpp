@@ -99,8 +99,19 @@ void run(const Args& a) {
   Stopwatch watch;
   int64_t tokens = 0;
   double said = 0;
-  for (const TrainRow& r : rows) {
-    Batch b = make_batch({r.ids}, {r.labels}, {r.start});
+  for (size_t r = 0; r < rows.size();) {
+    // Short rows together, --seq tokens at a time: the experts' weights are read once for all.
+    std::vector<std::vector<int32_t>> ids, labels, starts;
+    for (int64_t room = a.num("seq");
+         r < rows.size() && (ids.empty() || static_cast<int64_t>(rows[r].ids.size()) <= room);
+         ++r) {
+      room -= static_cast<int64_t>(rows[r].ids.size());
+      starts.push_back(rows[r].start.empty() ? std::vector<int32_t>(rows[r].ids.size(), 0)
+                                             : rows[r].start);
+      labels.push_back(std::move(rows[r].labels));
+      ids.push_back(std::move(rows[r].ids));
+    }
+    Batch b = make_batch(ids, labels, starts);
     tap.batch = &b;
     Tape tape(ctx, false);
     model->hidden(tape, b, tap, nullptr);

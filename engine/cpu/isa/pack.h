@@ -26,7 +26,8 @@ inline float float_of(uint32_t u) { return __builtin_bit_cast(float, u); }
 // bf16 of f in the upper half of the word, to nearest even; NaN stays NaN.
 inline uint32_t rounded(float f) {
   uint32_t u = bits_of(f), r = (u + 0x7fff + ((u >> 16) & 1)) & 0xffff0000u;
-  return (u & 0x7fffffffu) > 0x7f800000u ? (u | 0x400000u) & 0xffff0000u : r;
+  // Signed on purpose: AVX2 compares no unsigned words, and the loop would stay scalar.
+  return static_cast<int32_t>(u & 0x7fffffffu) > 0x7f800000 ? (u | 0x400000u) & 0xffff0000u : r;
 }
 
 inline float widen(float f) { return f; }
@@ -103,7 +104,7 @@ inline void words_along(uint32_t* __restrict out, const S* __restrict p) {
   } else if constexpr (kMode == Mode::kBF16) {
     for (int w = 0; w < 16; ++w)
       out[w] = rounded(widen(p[2 * w])) >> 16 | rounded(widen(p[2 * w + 1]));
-  } else if constexpr (kMode == Mode::kRounded) {
+  } else if constexpr (kMode == Mode::kRounded && !__is_same(S, bf16)) {
     for (int w = 0; w < 16; ++w) out[w] = rounded(widen(p[w]));
   } else {
     for (int w = 0; w < 16; ++w) out[w] = bits_of(widen(p[w]));
@@ -114,7 +115,7 @@ template <Mode kMode, class S>
 inline void words_across(uint32_t* __restrict out, const S* __restrict p, const S* __restrict q) {
   if constexpr (kMode == Mode::kBF16) {
     for (int w = 0; w < 16; ++w) out[w] = rounded(widen(p[w])) >> 16 | rounded(widen(q[w]));
-  } else if constexpr (kMode == Mode::kRounded) {
+  } else if constexpr (kMode == Mode::kRounded && !__is_same(S, bf16)) {
     for (int w = 0; w < 16; ++w) out[w] = rounded(widen(p[w]));
   } else {
     for (int w = 0; w < 16; ++w) out[w] = bits_of(widen(p[w]));
