@@ -25,10 +25,16 @@ std::unique_ptr<Model> open_model(const Args& a) {
 
 void check_model_folder_to_be(const std::string& out) {
   namespace fs = std::filesystem;
-  check(!fs::exists(out) || (fs::is_directory(out) &&
-                             (fs::is_empty(out) || fs::exists(fs::path(out) / "config.json"))),
-        "{}: exists and is no model folder; name a new folder", out);
+  check(!fs::exists(out) || (fs::is_directory(out) && fs::is_empty(out)),
+        "{}: exists and is not empty; name a new folder", out);
   check_can_write(out, true);
+}
+
+void check_not_an_input(const std::string& out, std::initializer_list<std::string> inputs) {
+  namespace fs = std::filesystem;
+  std::error_code none;
+  for (const std::string& in : inputs)
+    check(in.empty() || !fs::equivalent(in, out, none), "{}: is an input; name another file", out);
 }
 
 void print_json(const Json& j) { fmt::print("{}\n", j.dump(2)); }

@@ -16,6 +16,8 @@ void print_json(const Json& j);
 // For --out: the folder replaces what stood there, so only nothing, an empty folder or a model
 // folder may stand there; and its parent must be writable.
 void check_model_folder_to_be(const std::string& out);
+// Throws when `out` is one of the files that are read (empty names: not given).
+void check_not_an_input(const std::string& out, std::initializer_list<std::string> inputs);
 
 // Seconds since the first call's construction.
 class Stopwatch {

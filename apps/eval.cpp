@@ -91,7 +91,10 @@ void run(const Args& a) {
   EvalOptions opt{a.num("max-tokens"), a.num("batch"), [bar](size_t done, size_t all) {
                     if (bar) note("\r{}/{}{}", done, all, done == all ? "\n" : "");
                   }};
-  if (a.given("out")) check_can_write(a.str("out"));
+  if (a.given("out")) {
+    check_not_an_input(a.str("out"), {a.str("data")});
+    check_can_write(a.str("out"));
+  }
   Stopwatch watch;
   EvalResult r = measure(a, opt);
   Json j = to_json(r), rows = std::move(j["rows"]);

@@ -160,6 +160,6 @@ void run(const Args& a) {
 
 }  // namespace
 const Command kGenerate{"generate", "continue a prompt",
-                        "sutor generate model/ --prompt 'User: hi\\n\\nAssistant:' --max-tokens 32",
-                        declare, run};
+                        "sutor generate model/ --prompt 'The cobbler' --max-tokens 32", declare,
+                        run};
 }  // namespace sutor

@@ -78,6 +78,7 @@ void run(const Args& a) {
     a.no_effect_unless(false, o, "config.json says it (only --from-raw needs it)");
   if (!a.given("MODEL")) throw UsageError("MODEL is missing (or --from-raw DIR)");
   const std::string& file = a.required("data");
+  check_not_an_input(out, {a.str("data")});
   check_can_write(out);
   if (a.given("raw-dir")) check_raw_dir(a.str("raw-dir"));
   Ctx ctx = a.context();

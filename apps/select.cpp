@@ -25,6 +25,7 @@ void declare(Args& a) {
 
 void run(const Args& a) {
   const std::string& out = a.required("out");
+  check_not_an_input(out, {a.str("SCORES")});
   Scores scores = read_scores(a.str("SCORES"));
   const LayerScores& chosen = a.str("score") == "token" ? scores.token : scores.gate;
   double p = a.real("top-p");

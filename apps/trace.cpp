@@ -20,6 +20,7 @@ void declare(Args& a) {
 
 void run(const Args& a) {
   const std::string &in = a.required("input"), &out = a.required("out");
+  check_not_an_input(out, {a.str("input")});
   check_can_write(out);
   Ctx ctx = a.context();
   auto model = open_model(a);

@@ -1,6 +1,7 @@
 // sutor train: ESFT, LoRA or full fine-tuning; the difference is the list of what trains.
 #include <unistd.h>
 
+#include <algorithm>
 #include <csignal>
 #include <cstdio>
 #include <filesystem>
@@ -150,6 +151,16 @@ void run(const Args& a) {
                         eval_rows;
   if (truncated > 0)
     note("{}: {} examples were cut: rows hold --seq {} tokens\n", data, truncated, a.num("seq"));
+  // A row of which nothing trains (its answer was cut off, or every label is -100) would end a step
+  // of its own; it is left out before the first one.
+  const size_t all_rows = rows.size();
+  std::erase_if(rows, [](const TrainRow& r) {
+    return std::none_of(r.labels.begin() + 1, r.labels.end(), [](int32_t l) { return l >= 0; });
+  });
+  check(!rows.empty(), "{}: no row has a trained token within --seq {} tokens", data, a.num("seq"));
+  if (rows.size() < all_rows)
+    note("{}: {} of {} rows have no trained token (cut at --seq {}, or masked); left out\n", data,
+         all_rows - rows.size(), all_rows, a.num("seq"));
   if (a.given("eval-data"))
     eval_rows = pack(load_examples(a, a.str("eval-data"), tok), Packing::kDocuments, a.num("seq"),
                      tok.eos(), 0, eval_truncated);
