@@ -32,9 +32,11 @@ model() {  # name, then config's arguments
 }
 model mid 8192 1024 8 64 704 5472
 model small 8192 512 4 16 704 2736
-# 8 rows of 2048 tokens, all trained but the first; 6 experts of each layer of the larger model.
-awk 'BEGIN { s = 1; for (r = 0; r < 8; r++) { ids = ""; for (t = 0; t < 2048; t++) { s = (s * 69069 + 1) % 4294967296
-  ids = ids (t ? "," : "") int(s / 4194304) } printf "{\"input_ids\":[%s],\"labels\":[%s]}\n", ids, ids } }' >"$work/rows.jsonl"
+# 8 rows of each length (rows of ids are taken as they are), all trained but the first token; 6 experts of each layer of the larger model.
+for seq in 256 512 2048; do
+  awk -v n=$seq 'BEGIN { s = 1; for (r = 0; r < 8; r++) { ids = ""; for (t = 0; t < n; t++) { s = (s * 69069 + 1) % 4294967296
+    ids = ids (t ? "," : "") int(s / 4194304) } printf "{\"input_ids\":[%s],\"labels\":[%s]}\n", ids, ids } }' >"$work/rows-$seq.jsonl"
+done
 awk 'BEGIN { printf "{\"experts\":{"; for (l = 1; l < 8; l++) { printf "%s\"%d\":[", (l > 1 ? "," : ""), l
   for (e = 0; e < 6; e++) printf "%s%d", (e ? "," : ""), (e * 11 + l) % 64; printf "]" }
   printf "},\"shared_experts\":false,\"non_expert_modules\":false}\n" }' >"$work/expert_cfg.json"
@@ -44,9 +46,10 @@ worst=0
 compare() {  # label, model, options of both commands
   label=$1 m=$work/$2
   shift 2
-  "$SUTOR" estimate "$m" --data "$work/rows.jsonl" --packing none --threads "$THREADS" --json "$@" >"$work/estimate.json"
+  rows=$work/rows-$(echo "$*" | sed 's/.*--seq \([0-9]*\).*/\1/').jsonl
+  "$SUTOR" estimate "$m" --data "$rows" --packing none --threads "$THREADS" --json "$@" >"$work/estimate.json"
   rm -rf "$work/run"
-  "$SUTOR" train "$m" --data "$work/rows.jsonl" --packing none --order file --threads "$THREADS" --steps 1 --quiet --out "$work/run" \
+  "$SUTOR" train "$m" --data "$rows" --packing none --order file --threads "$THREADS" --steps 1 --quiet --out "$work/run" \
     "$@" >/dev/null
   grep '"step":1' "$work/run/log.jsonl" >"$work/step.json"
   predicted=$(field peak_bytes "$work/estimate.json") measured=$(field peak_bytes "$work/step.json")
