@@ -72,7 +72,10 @@ EvalResult measure(const Args& a, const EvalOptions& opt) {
     limits.network = a.on("allow-network");
     return eval_programs(ctx, *model, tok, data, opt, limits);
   }
-  std::vector<EvalTask> tasks = eval_tasks(data, file, tok, chat);
+  int64_t skipped = 0;
+  std::vector<EvalTask> tasks =
+      eval_tasks(data, file, tok, chat, a.on("skip-bad-rows") ? &skipped : nullptr);
+  if (skipped > 0) note("{}: {} rows without question and answer skipped\n", file, skipped);
   if (metric == "judge") return eval_judge(ctx, *model, tok, tasks, rubric, judge, opt);
   if (metric == "exact") return eval_exact(ctx, *model, tok, tasks, opt);
   return eval_json(ctx, *model, tok, tasks, file, opt);

@@ -1,14 +1,20 @@
-// sutor inspect: what a model folder holds.
+// sutor inspect: what a model folder or an adapter folder holds.
+#include <filesystem>
 #include <map>
 
 #include "apps/commands.h"
 #include "apps/common.h"
+#include "io/chat.h"
+#include "io/json.h"
+#include "io/safetensors.h"
+#include "io/tokenizer.h"
+#include "model/esft.h"
 
 namespace sutor {
 namespace {
 
 void declare(Args& a) {
-  a.positional("MODEL", "hub folder");
+  a.positional("PATH", "hub folder, or adapter folder (ESFT, PEFT LoRA)");
   a.flag("json", "as JSON");
   a.flag("quiet", "no progress on stderr");
 }
@@ -23,8 +29,67 @@ std::string group_of(const std::string& name) {
   return "embeddings and head";
 }
 
+bool has(const std::string& dir, const char* name) {
+  return std::filesystem::exists(std::filesystem::path(dir) / name);
+}
+
+// What an adapter trains (that is, replaces or adds) in its base.
+void inspect_adapter(const std::string& dir, bool json) {
+  bool lora = has(dir, "adapter_config.json");
+  Checkpoint files = Checkpoint::open(lora ? dir + "/adapter_model.safetensors" : dir);
+  int64_t total = 0, bytes = 0;
+  std::map<std::string, int64_t> groups;
+  for (const std::string& name : files.names()) {
+    Tensor t = files.get(name);
+    groups[group_of(name)] += t.numel();
+    total += t.numel();
+    bytes += t.nbytes();
+  }
+  Json j{{"adapter", lora ? "lora" : "esft"},
+         {"tensors", files.names().size()},
+         {"parameters", total},
+         {"bytes", bytes},
+         {"groups", groups}};
+  std::string detail;
+  if (lora) {
+    Json c = read_json_file(dir + "/adapter_config.json");
+    j["config"] = c;
+    detail = fmt::format("rank {}, alpha {}, base {}", c["r"].dump(), c["lora_alpha"].dump(),
+                         c["base_model_name_or_path"].dump());
+  } else {
+    ExpertConfig c = read_expert_config(dir + "/expert_cfg.json");
+    size_t experts = 0;
+    for (const auto& [layer, ids] : c.experts) experts += ids.size();
+    j["expert_cfg"] = parse_json(to_json(c), dir);
+    detail = fmt::format("{} experts in {} layers; shared experts {}, other weights {}", experts,
+                         c.experts.size(), c.shared_experts ? "train" : "frozen",
+                         c.non_expert_modules ? "train" : "frozen");
+  }
+  if (json) return print_json(j);
+  fmt::print("{} adapter  {} tensors, {} parameters, {:.2f} MB\n{}\n\n", lora ? "LoRA" : "ESFT",
+             files.names().size(), total, static_cast<double>(bytes) * 1e-6, detail);
+  for (const auto& [g, n] : groups) fmt::print("  {:<20} {:>14}\n", g, n);
+}
+
+// {"kind","bos","eos","chat_template"}; null when the folder has none.
+Json tokenizer_of(const std::string& dir) {
+  const char* kind = has(dir, "tokenizer.json")    ? "tokenizer.json"
+                     : has(dir, "tokenizer.model") ? "tokenizer.model"
+                                                   : nullptr;
+  if (!kind) return nullptr;
+  Tokenizer tok = Tokenizer::load(dir);
+  return {{"kind", kind},
+          {"bos", tok.bos()},
+          {"eos", tok.eos()},
+          {"chat_template", ChatTemplate::load(dir).has_value()}};
+}
+
 void run(const Args& a) {
-  auto model = load_model(a.str("MODEL"));
+  const std::string& path = a.str("PATH");
+  if (has(path, "adapter_config.json") || has(path, "expert_cfg.json"))
+    return inspect_adapter(path, a.on("json"));
+  auto model = load_model(path);
+  Json tokenizer = tokenizer_of(path);
   const Config& c = model->config;
   std::map<std::string, int64_t> groups, dtypes;
   int64_t total = 0, bytes = 0;
@@ -50,12 +115,14 @@ void run(const Args& a) {
                        {"expert_width", c.expert_width},
                        {"vocab", c.vocab},
                        {"groups", groups},
-                       {"dtypes", dtypes}});
+                       {"dtypes", dtypes},
+                       {"tokenizer", tokenizer}});
   fmt::print("{}  {:.3f} M parameters ({:.3f} M active per token), {:.1f} MB\n", c.model_type,
              static_cast<double>(total) * 1e-6, static_cast<double>(active) * 1e-6,
              static_cast<double>(bytes) * 1e-6);
   fmt::print("layers {} ({} MoE), hidden {}, heads {}, vocabulary {}\n", c.layers, moe, c.hidden,
              c.heads, c.vocab);
+  fmt::print("tokenizer {}\n", tokenizer.is_null() ? "none" : tokenizer.dump());
   fmt::print("experts {} per MoE layer, top-{}, width {}, shared {}\n\n", c.experts, c.route.top_k,
              c.expert_width, c.shared_experts);
   for (const auto& [g, n] : groups)
@@ -66,6 +133,7 @@ void run(const Args& a) {
 }
 
 }  // namespace
-const Command kInspect{"inspect", "shapes, parameters by group, types of a model",
+const Command kInspect{"inspect",
+                       "shapes, parameters by group, tokenizer of a model; what an adapter trains",
                        "sutor inspect model/", declare, run};
 }  // namespace sutor

@@ -18,7 +18,8 @@ void declare(Args& a) {
   a.string("out", "expert_cfg.json to write");
   a.flag("train-shared", "train the shared experts too");
   a.flag("train-non-expert", "train attention, norms, router, embeddings and head too");
-  a.integer("random", "as many experts per layer, drawn with this seed", 0, 0, INT64_MAX / 2);
+  a.integer("random", "instead draw as many experts per layer with this seed (not given: off)", 0,
+            0, INT64_MAX / 2);
   a.flag("json", "the summary as JSON");
   a.flag("quiet", "no progress on stderr");
 }
@@ -43,9 +44,9 @@ void run(const Args& a) {
   if (a.on("json"))
     return print_json(
         {{"score", a.str("score")}, {"top_p", p}, {"experts", total}, {"per_layer", layers}});
-  fmt::print("{} experts in {} layers ({:.2f} per layer) by {} score, p = {}\n", total,
+  fmt::print("{} experts in {} layers ({:.2f} per layer), {} by {} score, p = {}\n", total,
              c.experts.size(), static_cast<double>(total) / static_cast<double>(c.experts.size()),
-             a.str("score"), p);
+             a.given("random") ? "drawn at random, as many as" : "chosen", a.str("score"), p);
 }
 
 }  // namespace

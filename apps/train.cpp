@@ -128,6 +128,14 @@ class Log {
   std::string path_;
 };
 
+// True for a new or empty folder, and for what a run leaves that ended before its first checkpoint.
+bool holds_no_result(const std::string& dir) {
+  if (!fs::exists(dir)) return true;
+  for (const auto& e : fs::directory_iterator(dir))
+    if (e.path().filename() != "log.jsonl" && e.path().filename() != "run.yaml") return false;
+  return true;
+}
+
 void run(const Args& a) {
   const std::string &out = a.required("out"), &data = a.required("data");
   if (!a.given("eval-data")) a.no_effect_unless(false, "eval-every", "there is no --eval-data");
@@ -143,8 +151,9 @@ void run(const Args& a) {
   LoraOptions lora = choose_what_trains(a, *model, expert_cfg);
   bool is_lora = a.str("method") == "lora", full = a.str("method") == "full";
   sweep_leftovers(out);
-  check(!fs::exists(out) || fs::is_empty(out) || a.on("resume"),
-        "{}: is not empty (--resume goes on with the run in it)", out);
+  check(!fs::exists(out) || fs::is_directory(out), "{}: is no folder", out);
+  check(a.on("resume") || holds_no_result(out),
+        "{}: is not empty (--resume goes on from a checkpoint in it; else name a new folder)", out);
   int64_t truncated = 0, eval_truncated = 0;
   std::vector<TrainRow> rows = pack(load_examples(a, data, tok), packing_of(a), a.num("seq"),
                                     tok.eos(), pack_seed_of(a), truncated),
@@ -177,7 +186,8 @@ void run(const Args& a) {
   int64_t done = 0, trainable = 0;
   for (Param* p : model->params.trainable()) trainable += p->value.numel();
   std::string newest = a.on("resume") ? newest_checkpoint(out) : "";
-  check(!a.on("resume") || !newest.empty(), "{}: has no checkpoint to resume", out);
+  check(!a.on("resume") || !newest.empty(),
+        "{}: has no checkpoint to resume; start without --resume", out);
   RunRecord record = record_of(a);
   NewFolder folder(out);
   if (!newest.empty()) done = read_state(newest, *model, record.identity);

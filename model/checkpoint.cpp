@@ -23,8 +23,6 @@ namespace {
 constexpr int64_t kShardBytes = int64_t{5} << 30;
 const std::string kPeft = "base_model.model.";
 
-void write_text(const std::string& path, const std::string& text) { write_file_atomic(path, text); }
-
 // How others find it: the absolute path, without a slash at its end.
 std::string named(const std::string& folder) {
   fs::path p = fs::absolute(folder).lexically_normal();
@@ -99,7 +97,7 @@ void load_lora(Model& model, const std::string& dir) {
 void copy_side_files(const std::string& from, const std::string& dir) {
   auto copy = [&](const std::string& name) {
     if (fs::is_regular_file(from + "/" + name))
-      write_text(dir + "/" + name, read_file(from + "/" + name));
+      write_file_atomic(dir + "/" + name, read_file(from + "/" + name));
   };
   for (const char* name :
        {"config.json", "generation_config.json", "tokenizer.json", "tokenizer.model",
@@ -143,10 +141,10 @@ void write_adapter(const std::string& dir, Model& model, const std::string& base
            {"use_dora", false},
            {"inference_mode", true}};
     save_safetensors(folder.dir() + "/adapter_model.safetensors", tensors);
-    write_text(folder.dir() + "/adapter_config.json", j.dump(2) + "\n");
+    write_file_atomic(folder.dir() + "/adapter_config.json", j.dump(2) + "\n");
   } else {
     write_checkpoint(folder.dir(), tensors, kShardBytes);
-    if (!expert_cfg.empty()) write_text(folder.dir() + "/expert_cfg.json", expert_cfg);
+    if (!expert_cfg.empty()) write_file_atomic(folder.dir() + "/expert_cfg.json", expert_cfg);
     copy_side_files(base, folder.dir());
   }
   folder.commit();
@@ -165,7 +163,7 @@ void write_model(const std::string& dir, Model& model, const std::string& base,
   // The model's own config: its file may have another name, or stand elsewhere than `base`.
   std::string config = folder.dir() + "/config.json";
   if (!fs::exists(config) || read_json_file(config) != model.config.json)
-    write_text(config, model.config.json.dump(2) + "\n");
+    write_file_atomic(config, model.config.json.dump(2) + "\n");
   if (verify) verify(folder.dir());
   folder.commit();
 }
@@ -238,7 +236,7 @@ void write_state(const std::string& dir, Model& model, int64_t step, const std::
   AtomicFolder folder(dir);
   save_safetensors(folder.dir() + "/state.safetensors", tensors);
   Json j{{"step", step}, {"run", run}, {"hash", hash_file(folder.dir() + "/state.safetensors")}};
-  write_text(folder.dir() + "/state.json", j.dump(2) + "\n");
+  write_file_atomic(folder.dir() + "/state.json", j.dump(2) + "\n");
   folder.commit();
 }
 

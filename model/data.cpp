@@ -3,11 +3,6 @@
 namespace sutor {
 namespace {
 
-std::string strip(const std::string& s) {  // Python's str.strip() for the characters that occur
-  size_t b = s.find_first_not_of(" \t\r\n\f\v"), e = s.find_last_not_of(" \t\r\n\f\v");
-  return b == std::string::npos ? "" : s.substr(b, e - b + 1);
-}
-
 void append(Example& e, const std::vector<int32_t>& ids, bool train) {
   e.ids.insert(e.ids.end(), ids.begin(), ids.end());
   for (int32_t id : ids) e.labels.push_back(train ? id : -100);
@@ -15,17 +10,28 @@ void append(Example& e, const std::vector<int32_t>& ids, bool train) {
 
 }  // namespace
 
+std::string stripped(const std::string& s) {
+  constexpr const char* kSpace = " \t\r\n\f\v";  // what Python's str.strip() removes of ASCII
+  size_t lo = s.find_first_not_of(kSpace);
+  return lo == s.npos ? "" : s.substr(lo, s.find_last_not_of(kSpace) - lo + 1);
+}
+
+std::string esft_text(const Message& m) {
+  return m.role == "assistant" ? " " + stripped(m.content)
+                               : "User: " + stripped(m.content) + "\n\nAssistant:";
+}
+
 Example encode_esft(const Row& row, const Tokenizer& tok) {
   Example e;
   if (tok.bos() >= 0) append(e, {tok.bos()}, true);
   for (const Message& m : row.messages) {
     if (m.role == "assistant") {
-      std::vector<int32_t> ids = tok.encode(" " + strip(m.content), false);
+      std::vector<int32_t> ids = tok.encode(esft_text(m), false);
       ids.push_back(tok.eos());
       append(e, ids, m.train);
     } else {
       check(m.role == "user", "the ESFT format knows roles user and assistant, not {}", m.role);
-      append(e, tok.encode("User: " + strip(m.content) + "\n\nAssistant:", false), false);
+      append(e, tok.encode(esft_text(m), false), false);
     }
   }
   return e;

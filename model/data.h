@@ -11,6 +11,10 @@ namespace sutor {
 
 enum class Packing { kDocuments, kNone, kEsftCompat };
 
+std::string stripped(const std::string& s);  // white space at both ends removed
+// A message as the ESFT authors' prompt has it, without bos and eos (deepseek-ai/ESFT, utils.py).
+std::string esft_text(const Message& m);
+
 // The ESFT authors' prompt (utils.py): bos, "User: {x}\n\nAssistant:", " {y}" + eos; each part
 // tokenised by itself; the label of bos is bos. The answers train.
 Example encode_esft(const Row& row, const Tokenizer& tok);

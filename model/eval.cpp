@@ -10,8 +10,6 @@
 namespace sutor {
 namespace {
 
-constexpr const char* kSpace = " \t\r\n\f\v";
-
 // Answers that are text, as training encodes them, end of text included.
 std::vector<int32_t> answer_ids(const std::string& text, const Tokenizer& tok) {
   std::vector<int32_t> ids = tok.encode(text, false);
@@ -29,11 +27,9 @@ EvalTask chat_task(const Row& row, const std::string& where, const Tokenizer& to
   before.messages.resize(last - 1);
   t.expected = row.messages[last - 1].content;
   if (!chat) {
-    for (const Message& m : before.messages)
-      t.prompt += m.role == "user" ? "User: " + stripped(m.content) + "\n\nAssistant:"
-                                   : " " + stripped(m.content);
+    for (const Message& m : before.messages) t.prompt += esft_text(m);
     t.prompt_ids = encode_esft(before, tok).ids;
-    t.expected_ids = answer_ids(" " + stripped(t.expected), tok);
+    t.expected_ids = answer_ids(esft_text(row.messages[last - 1]), tok);
     return t;
   }
   t.prompt = chat->render(before.messages, true);
@@ -42,6 +38,26 @@ EvalTask chat_task(const Row& row, const std::string& where, const Tokenizer& to
   std::string whole = chat->render(before.messages, false);
   t.expected_ids = whole.starts_with(t.prompt) ? tok.encode(whole.substr(t.prompt.size()), false)
                                                : answer_ids(t.expected, tok);
+  return t;
+}
+
+EvalTask task_of(const Row& r, const std::string& where, const Tokenizer& tok,
+                 const ChatTemplate* chat) {
+  EvalTask t;
+  if (!r.messages.empty()) {
+    t = chat_task(r, where, tok, chat);
+  } else {
+    check(!r.prompt.empty() && r.ids.empty(),
+          "{}: no question and answer in this row; allowed: messages, instruction + "
+          "conversation, prompt + completion",
+          where);
+    t.prompt = r.prompt;
+    t.expected = r.text;
+    t.prompt_ids = tok.encode(r.prompt, true);
+    t.expected_ids = answer_ids(r.text, tok);
+  }
+  check(!t.prompt_ids.empty(), "{}: the prompt has no tokens", where);
+  t.line = r.line;
   return t;
 }
 
@@ -118,33 +134,18 @@ std::string without_stops(std::string s) {  // '.' and '。' at both ends
 
 }  // namespace
 
-std::string stripped(const std::string& s) {
-  size_t b = s.find_first_not_of(kSpace), e = s.find_last_not_of(kSpace);
-  return b == std::string::npos ? "" : s.substr(b, e - b + 1);
-}
-
 std::vector<EvalTask> eval_tasks(const DataSet& data, const std::string& file, const Tokenizer& tok,
-                                 const ChatTemplate* chat) {
+                                 const ChatTemplate* chat, int64_t* skipped) {
   std::vector<EvalTask> out;
   for (const Row& r : data.rows) {
-    std::string where = fmt::format("{}:{}", file, r.line);
-    EvalTask t;
-    if (!r.messages.empty()) {
-      t = chat_task(r, where, tok, chat);
-    } else {
-      check(!r.prompt.empty() && r.ids.empty(),
-            "{}: no question and answer in this row; allowed: messages, instruction + "
-            "conversation, prompt + completion",
-            where);
-      t.prompt = r.prompt;
-      t.expected = r.text;
-      t.prompt_ids = tok.encode(r.prompt, true);
-      t.expected_ids = answer_ids(r.text, tok);
+    try {
+      out.push_back(task_of(r, fmt::format("{}:{}", file, r.line), tok, chat));
+    } catch (const Error&) {
+      if (!skipped) throw;
+      ++*skipped;
     }
-    check(!t.prompt_ids.empty(), "{}: the prompt has no tokens", where);
-    t.line = r.line;
-    out.push_back(std::move(t));
   }
+  check(!out.empty(), "{}: no row has a question and an answer", file);
   return out;
 }
 

@@ -27,8 +27,9 @@ struct EvalTask {
   std::vector<int32_t> prompt_ids, expected_ids;  // expected_ids as training would see them
 };
 // Rows of {"text"} or ready ids have no question: an error with the line.
+// With `skipped` such rows are counted there instead.
 std::vector<EvalTask> eval_tasks(const DataSet& data, const std::string& file, const Tokenizer& tok,
-                                 const ChatTemplate* chat);
+                                 const ChatTemplate* chat, int64_t* skipped = nullptr);
 
 struct EvalRow {
   int64_t line = 0;
@@ -82,7 +83,5 @@ struct JsonMatch {
 // ```json fence, else its first line (the ESFT authors' post-processing). Null when none parses.
 std::optional<nlohmann::json> json_answer(const std::string& text);
 JsonMatch match_json(const nlohmann::json& answer, const nlohmann::json& expected);
-
-std::string stripped(const std::string& s);  // white space at both ends removed
 
 }  // namespace sutor

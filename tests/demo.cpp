@@ -34,6 +34,32 @@ TEST_CASE("demo: artefacts, table and report of every method") {
   }
   CHECK(read_file(f / "demo/report.html").find("<svg") != std::string::npos);
   check_one_line(run(f, "demo --out " + (f / "demo")), 1, {"not empty"});
+  const std::string law = f / "demo/law";
+  for (const char* run_of :
+       {"esft-token", "lora"}) {  // what an adapter trains, and what it trained
+    Result i = run(f, "inspect --json " + law + "/" + run_of + "/run/adapter");
+    CHECK(i.code == 0);
+    double trained = rows[run_of == std::string("lora") ? 2 : 3]["trainable"].get<double>();
+    CHECK(Json::parse(i.out)["parameters"].get<double>() == trained);
+  }
+  Result whole = run(f, "inspect --json " + (f / "demo/model"));
+  CHECK(Json::parse(whole.out)["tokenizer"]["chat_template"] == true);
+  // A run that ended before it left a result does not block its folder.
+  fs::remove_all(law + "/esft-token/run/adapter");
+  Result again =
+      run(f, "train " + (f / "demo/model") + " --data " + (f / "demo/data/train/law.jsonl") +
+                 " --experts " + law + "/esft-token/expert_cfg.json --steps 1 --seq 64" +
+                 " --quiet --out " + law + "/esft-token/run");
+  CAPTURE(again.err);
+  CHECK(again.code == 0);
+  // Rows without question and answer are counted when asked for.
+  std::string mixed = f.file(
+      "mixed.jsonl", read_file(f / "demo/data/eval/law.jsonl") + "{\"text\":\"no question\"}\n");
+  CHECK(run(f, "eval " + (f / "demo/model") + " --metric exact --data " + mixed).code == 1);
+  Result skips =
+      run(f, "eval " + (f / "demo/model") + " --metric exact --skip-bad-rows --data " + mixed);
+  CHECK(skips.code == 0);
+  CHECK(skips.err.find("1 rows") != std::string::npos);
 }
 
 TEST_CASE("demo: unknown tasks and methods are named") {
