@@ -1,6 +1,6 @@
 // LoRA against the dense model it stands for: with W + s B A as plain weights the loss is the same,
 // and dA = s B^T dW, dB = s dW A^T. The dense gradients are checked against transformers in
-// tests/families.cpp. Seen failing with the gate weight left out of dB.
+// tests/families.cpp. Seen failing with the gate weight left out of dB of down.
 #include "model/lora.h"
 
 #include <doctest/doctest.h>
@@ -19,8 +19,9 @@ const std::string kDir = "tests/goldens/deepseek_v2/lite";
 
 std::unique_ptr<Model> lora_model() {
   auto model = load_model(kDir);
-  // Shared experts' down stays without, so that a layer has both kinds.
-  add_lora(*model, {3, 6, {"*_proj"}}, 5);
+  // up_proj and the shared experts' down_proj stay without, so that an expert has both kinds.
+  add_lora(*model, {3, 6, {"*q_proj", "*o_proj", "*kv_*", "*gate_proj", "*.experts.*.down_proj"}},
+           5);
   auto random = random_source(model->config, 9, DType::F32);
   for (Param& p : model->params.all())
     if (p.name.ends_with(".lora_B.weight")) p.value = random(p.name, p.value.shape);
@@ -84,7 +85,7 @@ TEST_CASE("LoRA: loss and gradients equal the dense model's") {
     CHECK(difference(l.b->grad, dw, false, l.a->value, true, l.scale) <= 1e-4);
     ++checked;
   }
-  CHECK(checked > 50);
+  CHECK(checked > 40);
 }
 
 TEST_CASE("LoRA: the number of threads changes no bit") {
