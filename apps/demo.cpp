@@ -21,8 +21,8 @@ namespace fs = std::filesystem;
 namespace {
 
 // Learning rates: the best task score on intent and law, seed 100, 120 steps, among 3e-4, 1e-3 and
-// 3e-3, as the paper searched its own for each method. What a lower one would keep of the rest:
-// recipes/embedded/README.md.
+// 3e-3, as the paper searched its own for each method. What a lower one keeps of the rest:
+// docs/results-full-low-lr.md, docs/results-lora-low-lr.md.
 struct Method {
   const char* name;
   const char* train;  // train --method; null: the model as it is
@@ -116,6 +116,7 @@ class Demo {
   }
 
   const std::vector<Outcome>& outcomes() const { return outcomes_; }
+  const std::vector<Method>& methods() const { return methods_; }
 
  private:
   std::string model() const { return out_ + "/model"; }
@@ -225,9 +226,9 @@ class Demo {
   Stopwatch watch_;
 };
 
-std::vector<std::string> settings(const Args& a) {
+std::vector<std::string> settings(const Args& a, const std::vector<Method>& methods) {
   std::string rates;
-  for (const Method& m : kMethods)
+  for (const Method& m : methods)
     if (m.train)
       rates += fmt::format("{}{} {}", rates.empty() ? "" : ", ", m.name,
                            a.given("lr") ? a.str("lr") : m.lr);
@@ -264,8 +265,8 @@ void run(const Args& a) {
   demo.run();
   const std::vector<Outcome>& all = demo.outcomes();
   if (a.given("markdown"))
-    write_file_atomic(a.str("markdown"),
-                      "# ESFT on the embedded model\n\n" + results_markdown(all, settings(a)));
+    write_file_atomic(a.str("markdown"), "# ESFT on the embedded model\n\n" +
+                                             results_markdown(all, settings(a, demo.methods())));
   Json j = Json::array();
   for (const Outcome& o : all) j.push_back(to_json(o));
   write_file_atomic(a.str("out") + "/outcomes.json", j.dump(2) + "\n");
