@@ -130,7 +130,7 @@ void attention_fwd(Ctx&, Tensor o, Tensor lse, Tensor q, Tensor k, Tensor v, Ten
           int64_t first = a.tk;
           for (int64_t r = 0; r < rows; ++r) first = std::min(first, a.first_key(qb * 32 + r));
           for (int64_t j = first / 32; j <= (a.shift + qb * 32 + rows - 1) / 32; ++j) {
-            mk.block(s, qp, kp.at(g * blocks + j), d_steps, false);
+            mk.block(s, tiles(qp, d_steps), tiles(kp.at(g * blocks + j), d_steps), d_steps, false);
             for (int64_t r = 0; r < 32; ++r) {
               int64_t i = qb * 32 + r, from = 0, to = 0;  // keys of this block that row r sees
               if (r < rows) {
@@ -156,8 +156,9 @@ void attention_fwd(Ctx&, Tensor o, Tensor lse, Tensor q, Tensor k, Tensor v, Ten
               sum[r] += mk.exp_sum(p + from, a.scale, m, to - from);
             }
             mk.pack_along(pp, {s, DType::F32, 32, nullptr}, 0, 32, 32, 0, per, per, false);
+            Tiles p = tiles(pp, per);
             for (int64_t b = 0; b < dvp; ++b)
-              mk.block(acc + b * 1024, pp, vp.at((g * blocks + j) * dvp + b), per, true);
+              mk.block(acc + b * 1024, p, tiles(vp.at((g * blocks + j) * dvp + b), per), per, true);
           }
           for (int64_t r = 0; r < rows; ++r) {
             int64_t row = (qb * 32 + r) * heads + h;
@@ -207,8 +208,8 @@ void attention_bwd(Ctx&, Tensor dq, Tensor dk, Tensor dv, Tensor dout, Tensor o,
           first = std::min(first, a.first_key(qb * 32 + r));
         }
         for (int64_t j = first / 32; j <= (a.shift + qb * 32 + rows - 1) / 32; ++j) {
-          mk.block(s, qp, ka.at(j), d_steps, false);
-          mk.block(ds, gp, va.at(j), dv_steps, false);
+          mk.block(s, tiles(qp, d_steps), tiles(ka.at(j), d_steps), d_steps, false);
+          mk.block(ds, tiles(gp, dv_steps), tiles(va.at(j), dv_steps), dv_steps, false);
           for (int64_t r = 0; r < 32; ++r) {
             int64_t i = qb * 32 + r, from = 0, to = 0;
             if (r < rows) {
@@ -225,19 +226,21 @@ void attention_bwd(Ctx&, Tensor dq, Tensor dk, Tensor dv, Tensor dout, Tensor o,
           }
           Rows ps{s, DType::F32, 32, nullptr}, ts{ds, DType::F32, 32, nullptr};
           float* to = sums.row(j * (dp + dvp));
+          Tiles pt = tiles(pp, per);
           if (dv) {
             mk.pack_across(pp, ps, 0, 32, 32, 0, per, per, false);
             for (int64_t b = 0; b < dvp; ++b)
-              mk.block(to + (dp + b) * 1024, pp, gc + b * part, per, true);
+              mk.block(to + (dp + b) * 1024, pt, tiles(gc + b * part, per), per, true);
           }
           if (dk) {
             mk.pack_across(pp, ts, 0, 32, 32, 0, per, per, false);
-            for (int64_t b = 0; b < dp; ++b) mk.block(to + b * 1024, pp, qc + b * part, per, true);
+            for (int64_t b = 0; b < dp; ++b)
+              mk.block(to + b * 1024, pt, tiles(qc + b * part, per), per, true);
           }
           if (dq) {
             mk.pack_along(pp, ts, 0, 32, 32, 0, per, per, false);
             for (int64_t b = 0; b < dp; ++b)
-              mk.block(acc + b * 1024, pp, kc.at(j * dp + b), per, true);
+              mk.block(acc + b * 1024, pt, tiles(kc.at(j * dp + b), per), per, true);
           }
         }
         for (int64_t b = 0; dq && b < dp; ++b)

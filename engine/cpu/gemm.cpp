@@ -2,7 +2,8 @@
 
 #include "engine/cpu/gemm.h"
 
-#include <algorithm>
+#include <unistd.h>
+
 #include <cstdlib>
 #include <memory>
 #include <mutex>
@@ -112,8 +113,24 @@ Panels pack_across(const MicroKernels& mk, const Rows& src, int64_t lines, int64
   return out;
 }
 
-int64_t group_of(int64_t panels, int64_t panel_bytes, int64_t sharers) {
-  int64_t fits = std::max<int64_t>(1, (768 << 10) / std::max<int64_t>(1, panel_bytes));
+namespace {
+int64_t l2_bytes() {
+  static const int64_t bytes = [] {
+    int64_t b = sysconf(_SC_LEVEL2_CACHE_SIZE);
+    return std::clamp<int64_t>(b, 256 << 10, 2 << 20);  // 0 where the system does not know
+  }();
+  return bytes;
+}
+}  // namespace
+
+int64_t run_of(int64_t steps) {
+  int64_t most = l2_bytes() / 8 / 2048;
+  return ceil_div(steps, std::max<int64_t>(1, ceil_div(steps, most)));
+}
+
+int64_t group_of(int64_t panels, int64_t steps, int64_t products, int64_t sharers) {
+  int64_t bytes = run_of(steps) * 2048 * products;
+  int64_t fits = std::max<int64_t>(1, l2_bytes() / 2 / std::max<int64_t>(1, bytes));
   int64_t fair = std::max<int64_t>(1, ceil_div(panels * sharers, 3 * num_threads()));
   return std::min({fits, fair, int64_t{16}, panels});
 }

@@ -3,6 +3,8 @@
 // on the fly (weights) against panels packed before (tokens). One C block of 32 x 32 is computed by
 // one thread over all of P: no thread count changes a bit.
 
+#include <algorithm>
+
 #include "engine/cpu/isa.h"
 #include "engine/parallel.h"
 
@@ -21,6 +23,7 @@ inline Rows rows_of(const Tensor& t, const int32_t* index = nullptr) {
 // 64-byte aligned memory of the calling thread, at least `bytes`; valid until its next call with
 // this slot.
 char* scratch(int slot, int64_t bytes);
+constexpr int kSweepSlot = 7;
 
 // Like empty(), but the block comes from and returns to a short list kept by the process: fresh
 // pages are cleared by the system on every call otherwise, which costs more than the packing.
@@ -35,15 +38,52 @@ struct Panels {
   int64_t bytes() const { return steps * 2048; }
   char* at(int64_t i) const { return reinterpret_cast<char*>(memory.data) + i * bytes(); }
 };
+
+// `lines` lines of a packed panel of `steps` tiles, from tile s0 on.
+inline Tiles tiles(const char* panel, int64_t steps, int64_t lines = 32, int64_t s0 = 0) {
+  return {panel + s0 * 1024, steps * 1024, static_cast<int>(lines)};
+}
 Panels make_panels(const MicroKernels& mk, int64_t count, int64_t p);
 
 // All panels of `lines` lines, in parallel.
 Panels pack_along(const MicroKernels& mk, const Rows& src, int64_t lines, int64_t p, bool is_b);
 Panels pack_across(const MicroKernels& mk, const Rows& src, int64_t lines, int64_t p, bool is_b);
 
-// How many weight panels one unit of work packs and sweeps: bounded by half of L2 and by having
-// enough units for all threads.
-int64_t group_of(int64_t panels, int64_t panel_bytes, int64_t sharers = 1);
+// P is worked off in runs of at most so many tiles: an eighth of L2 for a panel's run.
+int64_t run_of(int64_t steps);
+
+// How many weight panels (of `products` operands each) one unit of work packs and sweeps: their
+// runs fill half of L2, and there are enough units for all threads.
+int64_t group_of(int64_t panels, int64_t steps, int64_t products = 1, int64_t sharers = 1);
+
+// The blocks of a unit: `weights` panels by `tokens` panels, all of P in runs that stay in L2.
+// multiply(w, t, s0, n, c, accumulate) adds tiles [s0, s0 + n) into the `outs` blocks at c;
+// done(w, t, c) takes them.
+template <class F, class G>
+void sweep(int64_t weights, int64_t tokens, int64_t steps, int64_t outs, F&& multiply, G&& done) {
+  int64_t run = run_of(steps);
+  if (run >= steps) {
+    auto* c = reinterpret_cast<float*>(scratch(kSweepSlot, outs * 4096));
+    for (int64_t t = 0; t < tokens; ++t)
+      for (int64_t w = 0; w < weights; ++w) {
+        multiply(w, t, int64_t{0}, steps, c, false);
+        done(w, t, c);
+      }
+    return;
+  }
+  constexpr int64_t kTokens = 8;  // panels whose sums are held at a time
+  auto* sums = reinterpret_cast<float*>(scratch(kSweepSlot, kTokens * weights * outs * 4096));
+  auto at = [&](int64_t w, int64_t t) { return sums + (t % kTokens * weights + w) * outs * 1024; };
+  for (int64_t first = 0; first < tokens; first += kTokens) {
+    int64_t end = std::min(tokens, first + kTokens);
+    for (int64_t s0 = 0; s0 < steps; s0 += run)
+      for (int64_t t = first; t < end; ++t)
+        for (int64_t w = 0; w < weights; ++w)
+          multiply(w, t, s0, std::min(run, steps - s0), at(w, t), s0 > 0);
+    for (int64_t t = first; t < end; ++t)
+      for (int64_t w = 0; w < weights; ++w) done(w, t, at(w, t));
+  }
+}
 
 // Packs panels [first, first + n) of a weight along or across into scratch; steps outside, so that
 // rows are read in order.

@@ -3,8 +3,6 @@
 // += column sums. Layout: engine/cpu/gemm.h. Reference: engine/ref/linear.h; test:
 // tests/kernels/linear.cpp.
 
-#include <algorithm>
-
 #include "engine/cpu/gemm.h"
 
 namespace sutor::cpu {
@@ -49,19 +47,23 @@ void linear_fwd(Ctx& ctx, Tensor y, Tensor x, Tensor w, Tensor b) {
   }
   if (tokens <= kDecodeTokens) return decode(mk, y, x, w, b ? bias.data() : nullptr);
   Panels xp = pack_along(mk, rows_of(x), tokens, k, true);
-  int64_t group = group_of(panels_of(n), xp.bytes()), grain = grain_of(group * 32 * k * tokens);
+  int64_t steps = xp.steps, group = group_of(panels_of(n), steps);
+  int64_t grain = grain_of(group * 32 * k * tokens);
   parallel_for(ceil_div(panels_of(n), group), grain, [&](int64_t lo, int64_t hi) {
-    alignas(64) float c[32 * 32];
     for (int64_t unit = lo; unit < hi; ++unit) {
       int64_t first = unit * group, count = std::min(group, panels_of(n) - first);
       const char* wp = pack_group(mk, 0, rows_of(w), false, n, k, first, count, false);
-      for (int64_t t = 0; t < panels_of(tokens); ++t)
-        for (int64_t i = 0; i < count; ++i) {
-          mk.block(c, wp + i * xp.bytes(), xp.at(t), xp.steps, false);
-          int64_t col = (first + i) * 32;
-          mk.store_t(y.row(t * 32) + col, y.ld, c, width(first + i, n), width(t, tokens),
-                     b ? &bias[col] : nullptr);
-        }
+      sweep(
+          count, panels_of(tokens), steps, 1,
+          [&](int64_t i, int64_t t, int64_t s0, int64_t run, float* c, bool more) {
+            mk.block(c, tiles(wp + i * xp.bytes(), steps, width(first + i, n), s0),
+                     tiles(xp.at(t), steps, width(t, tokens), s0), run, more);
+          },
+          [&](int64_t i, int64_t t, const float* c) {
+            int64_t col = (first + i) * 32;
+            mk.store_t(y.row(t * 32) + col, y.ld, c, width(first + i, n), width(t, tokens),
+                       b ? &bias[col] : nullptr);
+          });
     }
   });
 }
@@ -73,18 +75,21 @@ void linear_bwd(Ctx& ctx, Tensor dx, Tensor dw, Tensor db, Tensor dy, Tensor x, 
     check_shapes(dy, dx, w, "linear backward");
     int64_t k = dx.cols();
     Panels dyp = pack_along(mk, rows_of(dy), tokens, n, false);
-    int64_t group = group_of(panels_of(k), dyp.bytes());
+    int64_t steps = dyp.steps, group = group_of(panels_of(k), steps);
     parallel_for(ceil_div(panels_of(k), group), 1, [&](int64_t lo, int64_t hi) {
-      alignas(64) float c[32 * 32];
       for (int64_t unit = lo; unit < hi; ++unit) {
         int64_t first = unit * group, count = std::min(group, panels_of(k) - first);
         const char* wp = pack_group(mk, 0, rows_of(w), true, k, n, first, count, true);
-        for (int64_t t = 0; t < panels_of(tokens); ++t)
-          for (int64_t i = 0; i < count; ++i) {
-            mk.block(c, dyp.at(t), wp + i * dyp.bytes(), dyp.steps, false);
-            mk.store(dx.row(t * 32) + (first + i) * 32, dx.ld, c, width(t, tokens),
-                     width(first + i, k), true);
-          }
+        sweep(
+            count, panels_of(tokens), steps, 1,
+            [&](int64_t i, int64_t t, int64_t s0, int64_t run, float* c, bool more) {
+              mk.block(c, tiles(dyp.at(t), steps, width(t, tokens), s0),
+                       tiles(wp + i * dyp.bytes(), steps, width(first + i, k), s0), run, more);
+            },
+            [&](int64_t i, int64_t t, const float* c) {
+              mk.store(dx.row(t * 32) + (first + i) * 32, dx.ld, c, width(t, tokens),
+                       width(first + i, k), true);
+            });
       }
     });
   }
@@ -95,15 +100,21 @@ void linear_bwd(Ctx& ctx, Tensor dx, Tensor dw, Tensor db, Tensor dy, Tensor x, 
     int64_t k = x.cols();
     Panels dyp = pack_across(mk, rows_of(dy), n, tokens, false),
            xp = pack_across(mk, rows_of(x), k, tokens, true);
-    int64_t group = group_of(panels_of(n), dyp.bytes());
+    int64_t steps = dyp.steps, group = group_of(panels_of(n), steps);
     parallel_for(ceil_div(panels_of(n), group), 1, [&](int64_t lo, int64_t hi) {
-      alignas(64) float c[32 * 32];
-      for (int64_t unit = lo; unit < hi; ++unit)
-        for (int64_t j = 0; j < panels_of(k); ++j)
-          for (int64_t i = unit * group; i < std::min((unit + 1) * group, panels_of(n)); ++i) {
-            mk.block(c, dyp.at(i), xp.at(j), dyp.steps, false);
-            mk.store(dw.row(i * 32) + j * 32, dw.ld, c, width(i, n), width(j, k), true);
-          }
+      for (int64_t unit = lo; unit < hi; ++unit) {
+        int64_t first = unit * group, count = std::min(group, panels_of(n) - first);
+        sweep(
+            count, panels_of(k), steps, 1,
+            [&](int64_t i, int64_t j, int64_t s0, int64_t run, float* c, bool more) {
+              mk.block(c, tiles(dyp.at(first + i), steps, width(first + i, n), s0),
+                       tiles(xp.at(j), steps, width(j, k), s0), run, more);
+            },
+            [&](int64_t i, int64_t j, const float* c) {
+              mk.store(dw.row((first + i) * 32) + j * 32, dw.ld, c, width(first + i, n),
+                       width(j, k), true);
+            });
+      }
     });
   }
   if (db) {

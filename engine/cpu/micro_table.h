@@ -22,11 +22,21 @@ struct Rows {
   const int32_t* index = nullptr;
 };
 
+// A run of tiles of a panel: `half` bytes lie between the tiles of its first 16 lines and those of
+// the others; only the first `lines` of its 32 are wanted (the rest is 0).
+struct Tiles {
+  const void* at;
+  int64_t half;
+  int lines = 32;
+};
+
 struct MicroKernels {
   int step;     // elements of P in a tile
   bool rounds;  // operands are rounded to bf16
-  // c[32][32] = (accumulate ? c : 0) + A B over `steps` tiles
-  void (*block)(float* c, const void* a, const void* b, int64_t steps, bool accumulate);
+  // c[32][32] = (accumulate ? c : 0) + A B over `steps` tiles; rows and columns past the lines
+  // wanted are 0, or left as they are when accumulating. Terms are added in the order of P: cutting
+  // P in runs that accumulate changes no bit.
+  void (*block)(float* c, Tiles a, Tiles b, int64_t steps, bool accumulate);
   // Tiles [s0, s1) of the panel whose lines are source rows first..first+n, P = source columns
   // 0..p.
   void (*pack_along)(char* panel, const Rows& src, int64_t first, int64_t n, int64_t p, int64_t s0,

@@ -24,22 +24,27 @@ struct Forward {
     Rows w1 = rows_of(w.gate[u.expert]), w3 = rows_of(w.up[u.expert]);
     const char* p1 = pack_group(mk, 0, w1, false, plan.inter, plan.hidden, u.first, u.count, false);
     const char* p3 = pack_group(mk, 1, w3, false, plan.inter, plan.hidden, u.first, u.count, false);
-    alignas(64) float g[1024], v[1024], a[1024];
-    int64_t base = plan.first(u.expert), n = plan.count(u.expert);
-    for (int64_t t = 0; t < panels_of(n); ++t)
-      for (int64_t i = 0; i < u.count; ++i) {
-        const char* tokens = xp.at(plan.panel[u.expert] + t);
-        mk.block(g, p1 + i * xp.bytes(), tokens, xp.steps, false);
-        mk.block(v, p3 + i * xp.bytes(), tokens, xp.steps, false);
-        int64_t line = (u.first + i) * 32, lines = line_width(u.first + i, plan.inter),
-                cols = line_width(t, n);
-        if (gate) mk.store_t(gate.row(base + t * 32) + line, gate.ld, g, lines, cols, nullptr);
-        if (up) mk.store_t(up.row(base + t * 32) + line, up.ld, v, lines, cols, nullptr);
-        mk.swiglu(a, g, v, 1024);
-        int64_t s = line / mk.step;  // 32 rows of a^T are one or two steps of the next product
-        mk.pack_across(ap.at(plan.panel[u.expert] + t) + s * 1024, {a, DType::F32, 32, nullptr}, 0,
-                       32, 32, 0, std::min<int64_t>(32 / mk.step, ap.steps - s), ap.steps, true);
-      }
+    int64_t base = plan.first(u.expert), n = plan.count(u.expert), steps = xp.steps;
+    auto lines = [&](int64_t i) { return line_width(u.first + i, plan.inter); };
+    sweep(
+        u.count, panels_of(n), steps, 2,
+        [&](int64_t i, int64_t t, int64_t s0, int64_t run, float* c, bool more) {
+          Tiles tokens = tiles(xp.at(plan.panel[u.expert] + t), steps, line_width(t, n), s0);
+          mk.block(c, tiles(p1 + i * xp.bytes(), steps, lines(i), s0), tokens, run, more);
+          mk.block(c + 1024, tiles(p3 + i * xp.bytes(), steps, lines(i), s0), tokens, run, more);
+        },
+        [&](int64_t i, int64_t t, const float* c) {
+          const float *g = c, *v = c + 1024;
+          int64_t line = (u.first + i) * 32, cols = line_width(t, n);
+          if (gate) mk.store_t(gate.row(base + t * 32) + line, gate.ld, g, lines(i), cols, nullptr);
+          if (up) mk.store_t(up.row(base + t * 32) + line, up.ld, v, lines(i), cols, nullptr);
+          alignas(64) float a[1024];
+          mk.swiglu(a, g, v, 1024);
+          int64_t s = line / mk.step;  // 32 rows of a^T are one or two steps of the next product
+          mk.pack_across(ap.at(plan.panel[u.expert] + t) + s * 1024, {a, DType::F32, 32, nullptr},
+                         0, 32, 32, 0, std::min<int64_t>(32 / mk.step, ap.steps - s), ap.steps,
+                         true);
+        });
   }
 
   void gate_up_small(const MoeUnit& u) {
@@ -79,13 +84,18 @@ struct Forward {
       return;
     }
     const char* p2 = pack_group(mk, 0, w2, false, plan.hidden, plan.inter, u.first, u.count, false);
-    alignas(64) float c[1024];
-    for (int64_t t = 0; t < panels_of(n); ++t)
-      for (int64_t i = 0; i < u.count; ++i) {
-        mk.block(c, p2 + i * ap.bytes(), ap.at(plan.panel[u.expert] + t), ap.steps, false);
-        mk.store_t(rows.row(base + t * 32) + (u.first + i) * 32, rows.ld, c,
-                   line_width(u.first + i, plan.hidden), line_width(t, n), nullptr);
-      }
+    int64_t steps = ap.steps;
+    auto lines = [&](int64_t i) { return line_width(u.first + i, plan.hidden); };
+    sweep(
+        u.count, panels_of(n), steps, 1,
+        [&](int64_t i, int64_t t, int64_t s0, int64_t run, float* c, bool more) {
+          mk.block(c, tiles(p2 + i * ap.bytes(), steps, lines(i), s0),
+                   tiles(ap.at(plan.panel[u.expert] + t), steps, line_width(t, n), s0), run, more);
+        },
+        [&](int64_t i, int64_t t, const float* c) {
+          mk.store_t(rows.row(base + t * 32) + (u.first + i) * 32, rows.ld, c, lines(i),
+                     line_width(t, n), nullptr);
+        });
   }
 };
 
@@ -112,12 +122,11 @@ void moe_ffn_fwd(Ctx& ctx, Tensor y, Tensor gate, Tensor up, Tensor x, Tensor we
   if (any_small) f.act = temporary({pairs, plan.inter});
   f.rows = temporary({pairs, plan.hidden});
   auto all = [](int64_t) { return true; };
-  int64_t step_bytes = 2048, h_bytes = steps_of(mk, plan.hidden) * step_bytes,
-          i_bytes = steps_of(mk, plan.inter) * step_bytes;
+  int64_t h_steps = steps_of(mk, plan.hidden), i_steps = steps_of(mk, plan.inter);
   int64_t work = pairs * plan.hidden * plan.inter;
-  for_units(plan.units(plan.inter, group_of(panels_of(plan.inter), 2 * h_bytes, plan.active), all),
+  for_units(plan.units(plan.inter, group_of(panels_of(plan.inter), h_steps, 2, plan.active), all),
             2 * work, [&](const MoeUnit& u) { f.gate_up(u); });
-  for_units(plan.units(plan.hidden, group_of(panels_of(plan.hidden), i_bytes, plan.active), all),
+  for_units(plan.units(plan.hidden, group_of(panels_of(plan.hidden), i_steps, 1, plan.active), all),
             work, [&](const MoeUnit& u) { f.down(u); });
   moe_combine(mk, plan, y, f.rows, weight, false);
 }

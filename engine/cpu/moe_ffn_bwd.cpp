@@ -37,7 +37,7 @@ void moe_ffn_bwd(Ctx& ctx, Tensor dx, Tensor dweight, ExpertWeights* dw, Tensor 
   const MicroKernels& mk = micro_kernels(ctx.compute);
   MoePlan plan(dy, index, w);
   int64_t hidden = plan.hidden, inter = plan.inter, per_panel = 32 / mk.step;
-  int64_t h_bytes = steps_of(mk, hidden) * 2048, i_bytes = steps_of(mk, inter) * 2048;
+  int64_t h_steps = steps_of(mk, hidden), i_steps = steps_of(mk, inter);
   auto all = [](int64_t) { return true; };
   auto trains = [&](int64_t e) { return dw && (dw->gate[e] || dw->up[e] || dw->down[e]); };
   std::vector<int64_t> steps(plan.experts + 1);
@@ -57,43 +57,49 @@ void moe_ffn_bwd(Ctx& ctx, Tensor dx, Tensor dweight, ExpertWeights* dw, Tensor 
   Tensor dots = temporary({plan.tokens * plan.top_k, panels_of(inter)});
   int64_t work = plan.tokens * plan.top_k * hidden * inter;
   for_units(
-      plan.units(inter, group_of(panels_of(inter), h_bytes, plan.active), all), work,
+      plan.units(inter, group_of(panels_of(inter), h_steps, 1, plan.active), all), work,
       [&](const MoeUnit& u) {
         int64_t e = u.expert, n = plan.count(e), base = plan.first(e);
         const char* p2 =
             pack_group(mk, 0, rows_of(w.down[e]), true, inter, hidden, u.first, u.count, true);
-        alignas(64) float z[1024], g[1024], v[1024];
-        for (int64_t t = 0; t < panels_of(n); ++t)
-          for (int64_t j = u.first; j < u.first + u.count; ++j) {
-            mk.block(z, dyp.at(plan.panel[e] + t), p2 + (j - u.first) * h_bytes, dyp.steps, false);
-            int64_t tokens = line_width(t, n), cols = line_width(j, inter);
-            std::memset(g, 0, sizeof g);
-            std::memset(v, 0, sizeof v);
-            for (int64_t r = 0; r < tokens; ++r) {
-              int64_t pos = base + t * 32 + r, pair = index.pair[pos];
-              std::memcpy(g + r * 32, gate.row(pos) + j * 32, cols * 4);
-              std::memcpy(v + r * 32, up.row(pos) + j * 32, cols * 4);
-              float weighting = weight.row(pair / plan.top_k)[pair % plan.top_k];
-              dots.row(pos)[j] = mk.swiglu_grad(z + r * 32, g + r * 32, v + r * 32, weighting, 32);
-            }
-            int64_t s = j * per_panel;
-            if (dx) {
-              int64_t left = std::min(per_panel, dgp.steps - s), panel = plan.panel[e] + t;
-              mk.pack_along(dgp.at(panel) + s * 1024, block_rows(g), 0, 32, 32, 0, left, dgp.steps,
-                            false);
-              mk.pack_along(dup.at(panel) + s * 1024, block_rows(v), 0, 32, 32, 0, left, dup.steps,
-                            false);
-            }
-            if (trains(e)) {
-              int64_t at = t * per_panel * 1024, total = dgt.steps(e);
-              mk.pack_across(dgt.at(e, j) + at, block_rows(g), 0, 32, 32, 0, per_panel, total,
-                             false);
-              mk.pack_across(dut.at(e, j) + at, block_rows(v), 0, 32, 32, 0, per_panel, total,
-                             false);
-              mk.pack_across(wat.at(e, j) + at, block_rows(z), 0, 32, 32, 0, per_panel, total,
-                             true);
-            }
-          }
+        sweep(
+            u.count, panels_of(n), h_steps, 1,
+            [&](int64_t i, int64_t t, int64_t s0, int64_t run, float* c, bool more) {
+              mk.block(c, tiles(dyp.at(plan.panel[e] + t), h_steps, line_width(t, n), s0),
+                       tiles(p2 + i * h_steps * 2048, h_steps, line_width(u.first + i, inter), s0),
+                       run, more);
+            },
+            [&](int64_t i, int64_t t, float* z) {
+              alignas(64) float g[1024], v[1024];
+              int64_t j = u.first + i, tokens = line_width(t, n), cols = line_width(j, inter);
+              std::memset(g, 0, sizeof g);
+              std::memset(v, 0, sizeof v);
+              for (int64_t r = 0; r < tokens; ++r) {
+                int64_t pos = base + t * 32 + r, pair = index.pair[pos];
+                std::memcpy(g + r * 32, gate.row(pos) + j * 32, cols * 4);
+                std::memcpy(v + r * 32, up.row(pos) + j * 32, cols * 4);
+                float weighting = weight.row(pair / plan.top_k)[pair % plan.top_k];
+                dots.row(pos)[j] =
+                    mk.swiglu_grad(z + r * 32, g + r * 32, v + r * 32, weighting, 32);
+              }
+              int64_t s = j * per_panel;
+              if (dx) {
+                int64_t left = std::min(per_panel, dgp.steps - s), panel = plan.panel[e] + t;
+                mk.pack_along(dgp.at(panel) + s * 1024, block_rows(g), 0, 32, 32, 0, left,
+                              dgp.steps, false);
+                mk.pack_along(dup.at(panel) + s * 1024, block_rows(v), 0, 32, 32, 0, left,
+                              dup.steps, false);
+              }
+              if (trains(e)) {
+                int64_t at = t * per_panel * 1024, total = dgt.steps(e);
+                mk.pack_across(dgt.at(e, j) + at, block_rows(g), 0, 32, 32, 0, per_panel, total,
+                               false);
+                mk.pack_across(dut.at(e, j) + at, block_rows(v), 0, 32, 32, 0, per_panel, total,
+                               false);
+                mk.pack_across(wat.at(e, j) + at, block_rows(z), 0, 32, 32, 0, per_panel, total,
+                               true);
+              }
+            });
       });
   if (dweight)
     for (int64_t p = 0; p < plan.tokens * plan.top_k; ++p) {
@@ -105,21 +111,30 @@ void moe_ffn_bwd(Ctx& ctx, Tensor dx, Tensor dweight, ExpertWeights* dw, Tensor 
   if (dx) {
     dyp = {};
     Tensor rows = temporary({plan.tokens * plan.top_k, hidden});
-    for_units(plan.units(hidden, group_of(panels_of(hidden), 2 * i_bytes, plan.active), all),
+    for_units(plan.units(hidden, group_of(panels_of(hidden), i_steps, 2, plan.active), all),
               2 * work, [&](const MoeUnit& u) {
                 int64_t e = u.expert, n = plan.count(e), base = plan.first(e);
                 const char* p1 = pack_group(mk, 0, rows_of(w.gate[e]), true, hidden, inter, u.first,
                                             u.count, true);
                 const char* p3 = pack_group(mk, 1, rows_of(w.up[e]), true, hidden, inter, u.first,
                                             u.count, true);
-                alignas(64) float c[1024];
-                for (int64_t t = 0; t < panels_of(n); ++t)
-                  for (int64_t i = 0; i < u.count; ++i) {
-                    mk.block(c, dgp.at(plan.panel[e] + t), p1 + i * i_bytes, dgp.steps, false);
-                    mk.block(c, dup.at(plan.panel[e] + t), p3 + i * i_bytes, dup.steps, true);
-                    mk.store(rows.row(base + t * 32) + (u.first + i) * 32, rows.ld, c,
-                             line_width(t, n), line_width(u.first + i, hidden), false);
-                  }
+                sweep(
+                    u.count, panels_of(n), i_steps, 1,
+                    [&](int64_t i, int64_t t, int64_t s0, int64_t run, float* c, bool more) {
+                      int64_t at = plan.panel[e] + t, lines = line_width(u.first + i, hidden);
+                      auto weight = [&](const char* p) {
+                        return tiles(p + i * i_steps * 2048, i_steps, lines, s0);
+                      };
+                      auto grad = [&](const Panels& p) {
+                        return tiles(p.at(at), i_steps, line_width(t, n), s0);
+                      };
+                      mk.block(c, grad(dgp), weight(p1), run, more);
+                      mk.block(c, grad(dup), weight(p3), run, true);
+                    },
+                    [&](int64_t i, int64_t t, const float* c) {
+                      mk.store(rows.row(base + t * 32) + (u.first + i) * 32, rows.ld, c,
+                               line_width(t, n), line_width(u.first + i, hidden), false);
+                    });
               });
     moe_combine(mk, plan, dx, rows, {}, true);
   }
@@ -147,7 +162,8 @@ void moe_ffn_bwd(Ctx& ctx, Tensor dx, Tensor dweight, ExpertWeights* dw, Tensor 
     alignas(64) float c[1024];
     for (int64_t q = 0; q < b.line_panels; ++q)
       for (int64_t p = u.first; p < u.first + u.count; ++p) {
-        mk.block(c, a.at(u.expert, p), b.at(u.expert, q), a.steps(u.expert), false);
+        int64_t steps = a.steps(u.expert);
+        mk.block(c, tiles(a.at(u.expert, p), steps), tiles(b.at(u.expert, q), steps), steps, false);
         mk.store(out.row(p * 32) + q * 32, out.ld, c, line_width(p, out.dim(0)),
                  line_width(q, out.cols()), true);
       }

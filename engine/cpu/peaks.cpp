@@ -3,7 +3,6 @@
 
 #include "engine/cpu/peaks.h"
 
-#include <algorithm>
 #include <chrono>
 #include <random>
 
@@ -36,7 +35,7 @@ double gemm_peak(const MicroKernels& mk) {
     parallel_for(threads, 1, [&](int64_t lo, int64_t hi) {
       alignas(64) float c[1024];
       for (int64_t i = lo * kCalls; i < hi * kCalls; ++i)
-        mk.block(c, p.at(0), p.at(0), kSteps, false);
+        mk.block(c, tiles(p.at(0), kSteps), tiles(p.at(0), kSteps), kSteps, false);
     });
   });
   return 2e-9 * 32 * 32 * static_cast<double>(kSteps * mk.step * kCalls * threads) / t;

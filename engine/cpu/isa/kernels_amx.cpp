@@ -14,10 +14,40 @@ struct alignas(64) TileConfig {
 // config.
 const TileConfig config;
 
-void block_amx(float* c, const void* a, const void* b, int64_t steps, bool accumulate) {
+// Half a block or a quarter: what few tokens need.
+void part_amx(float* c, Tiles a, Tiles b, int64_t steps, bool accumulate) {
+  bool low = a.lines > 16, right = b.lines > 16;  // at most one of them
+  const char *a0 = static_cast<const char*>(a.at), *b0 = static_cast<const char*>(b.at);
+  const char* other = low ? a0 + a.half : b0 + b.half;
+  float* c1 = low ? c + 512 : c + 16;
+  _tile_zero(0);
+  _tile_zero(1);
+  if (accumulate) {
+    _tile_loadd(0, c, 128);
+    if (low || right) _tile_loadd(1, c1, 128);
+  }
+  for (int64_t s = 0; s < steps; ++s) {
+    _tile_loadd(4, a0 + s * 1024, 64);
+    _tile_loadd(6, b0 + s * 1024, 64);
+    _tile_dpbf16ps(0, 4, 6);
+    if (low) {
+      _tile_loadd(5, other + s * 1024, 64);
+      _tile_dpbf16ps(1, 5, 6);
+    } else if (right) {
+      _tile_loadd(7, other + s * 1024, 64);
+      _tile_dpbf16ps(1, 4, 7);
+    }
+  }
+  _tile_stored(0, c, 128);
+  if (low || right) _tile_stored(1, c1, 128);
+  if (!accumulate) clear_rest(c, low ? 32 : 16, right ? 32 : 16);
+}
+
+void block_amx(float* c, Tiles a, Tiles b, int64_t steps, bool accumulate) {
   __asm__ volatile("ldtilecfg %0" : : "m"(config) : "memory");
-  const char *a0 = static_cast<const char*>(a), *a1 = a0 + steps * 1024;
-  const char *b0 = static_cast<const char*>(b), *b1 = b0 + steps * 1024;
+  if (a.lines <= 16 || b.lines <= 16) return part_amx(c, a, b, steps, accumulate);
+  const char *a0 = static_cast<const char*>(a.at), *a1 = a0 + a.half;
+  const char *b0 = static_cast<const char*>(b.at), *b1 = b0 + b.half;
   if (accumulate) {
     _tile_loadd(0, c, 128);
     _tile_loadd(1, c + 16, 128);

@@ -8,44 +8,64 @@
 namespace sutor::cpu {
 namespace {
 
-// c += A B, R rows by C vectors at a time in registers. Op: Acc, load(b), broadcast(a), mac(acc, a,
-// b), from/to float*.
+// One R x C corner of a block in registers: R rows of A by C vectors of B. Op: V, load_words,
+// broadcast, mac(acc, a, b), load, store, zero.
 template <class Op, int R, int C>
-void block_fma(float* c, const void* a, const void* b, int64_t steps, bool accumulate) {
-  constexpr int kW = Op::kW, kPerHalf = 16 / kW;
-  using V = typename Op::V;
-  const auto* wa = static_cast<const uint32_t*>(a);
-  const auto* wb = static_cast<const uint32_t*>(b);
-  for (int r0 = 0; r0 < 32; r0 += R) {
-    const uint32_t* ar = wa + (r0 / 16) * steps * 256 + (r0 % 16) * 16;
-    for (int v0 = 0; v0 < 32 / kW; v0 += C) {
-      const uint32_t* bp[C];
-      for (int j = 0; j < C; ++j)
-        bp[j] = wb + ((v0 + j) / kPerHalf) * steps * 256 + ((v0 + j) % kPerHalf) * kW;
-      V acc[R][C];
+inline void corner_fma(float* c, const uint32_t* a, const uint32_t* const* b, int64_t steps,
+                       bool accumulate) {
+  constexpr int kW = Op::kW;
+  typename Op::V acc[R][C];
 #pragma GCC unroll 16
-      for (int r = 0; r < R; ++r)
+  for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
-        for (int j = 0; j < C; ++j)
-          acc[r][j] = accumulate ? Op::load(c + (r0 + r) * 32 + (v0 + j) * kW) : Op::zero();
-      for (int64_t s = 0; s < steps; ++s)
-        for (int w = 0; w < 16; ++w) {
-          V bv[C];
+    for (int j = 0; j < C; ++j) acc[r][j] = accumulate ? Op::load(c + r * 32 + j * kW) : Op::zero();
+  for (int64_t s = 0; s < steps; ++s)
+    for (int w = 0; w < 16; ++w) {
+      typename Op::V bv[C];
 #pragma GCC unroll 4
-          for (int j = 0; j < C; ++j) bv[j] = Op::load_words(bp[j] + s * 256 + w * 16);
+      for (int j = 0; j < C; ++j) bv[j] = Op::load_words(b[j] + s * 256 + w * 16);
 #pragma GCC unroll 16
-          for (int r = 0; r < R; ++r) {
-            V av = Op::broadcast(ar + s * 256 + r * 16 + w);
+      for (int r = 0; r < R; ++r) {
+        typename Op::V av = Op::broadcast(a + s * 256 + r * 16 + w);
 #pragma GCC unroll 4
-            for (int j = 0; j < C; ++j) acc[r][j] = Op::mac(acc[r][j], av, bv[j]);
-          }
-        }
-#pragma GCC unroll 16
-      for (int r = 0; r < R; ++r)
-#pragma GCC unroll 4
-        for (int j = 0; j < C; ++j) Op::store(c + (r0 + r) * 32 + (v0 + j) * kW, acc[r][j]);
+        for (int j = 0; j < C; ++j) acc[r][j] = Op::mac(acc[r][j], av, bv[j]);
+      }
     }
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+    for (int j = 0; j < C; ++j) Op::store(c + r * 32 + j * kW, acc[r][j]);
+}
+
+// What is not computed of a block for `rows` x `cols` wanted lines, set to 0.
+inline void clear_rest(float* c, int rows, int cols) {
+  for (int r = 0; r < rows && cols < 32; ++r) std::memset(c + r * 32 + cols, 0, (32 - cols) * 4);
+  if (rows < 32) std::memset(c + rows * 32, 0, (32 - rows) * 128);
+}
+
+// block() of micro_table.h by corners of R rows and C vectors; a last odd vector of the wanted
+// columns goes in corners of 2R rows and 1 vector, which hide the latency as well.
+template <class Op, int R, int C>
+void block_fma(float* c, Tiles a, Tiles b, int64_t steps, bool accumulate) {
+  constexpr int kW = Op::kW, kPerHalf = 16 / kW;
+  const auto* wa = static_cast<const uint32_t*>(a.at);
+  const auto* wb = static_cast<const uint32_t*>(b.at);
+  int vectors = (b.lines + kW - 1) / kW, even = vectors / C * C;
+  int unit = even == vectors ? R : 2 * R, rows = (a.lines + unit - 1) / unit * unit;
+  auto row_at = [&](int r) { return wa + (r / 16) * (a.half / 4) + (r % 16) * 16; };
+  auto vec_at = [&](int v) { return wb + (v / kPerHalf) * (b.half / 4) + (v % kPerHalf) * kW; };
+  for (int r = 0; r < rows; r += R)
+    for (int v = 0; v < even; v += C) {
+      const uint32_t* bp[C];
+      for (int j = 0; j < C; ++j) bp[j] = vec_at(v + j);
+      corner_fma<Op, R, C>(c + r * 32 + v * kW, row_at(r), bp, steps, accumulate);
+    }
+  for (int v = even; v < vectors; ++v) {
+    const uint32_t* bp = vec_at(v);
+    for (int r = 0; r < rows; r += 2 * R)
+      corner_fma<Op, 2 * R, 1>(c + r * 32 + v * kW, row_at(r), &bp, steps, accumulate);
   }
+  if (!accumulate) clear_rest(c, rows, vectors * kW);
 }
 
 inline void store_t(float* y, int64_t ld, const float* c, int64_t rows, int64_t cols,
