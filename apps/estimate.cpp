@@ -116,10 +116,10 @@ void run(const Args& a) {
          step_seconds = 1e-9 / kReached * (e.product_flops / rate + e.attention_flops / f32),
          seconds = step_seconds * static_cast<double>(a.num("steps"));
   std::pair<const char*, int64_t> parts[] = {
-      {"process", e.process},         {"mapped weights", e.mapped},  {"trained values", e.values},
-      {"gradients", e.grads},         {"masters", e.masters},        {"moments", e.moments},
-      {"activations", e.activations}, {"packed operands", e.packed}, {"step temporaries", e.step},
-      {"freed blocks", e.freed},      {"threads", e.threads}};
+      {"process", e.process},         {"mapped weights", e.mapped}, {"trained values", e.values},
+      {"gradients", e.grads},         {"masters", e.masters},       {"moments", e.moments},
+      {"activations", e.activations}, {"step temporaries", e.step}, {"freed blocks", e.freed},
+      {"threads", e.threads}};
   if (a.on("json")) {
     Json memory = Json::object();
     for (auto [name, bytes] : parts) memory[name] = bytes;

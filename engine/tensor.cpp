@@ -45,23 +45,30 @@ constexpr int64_t kDryBytes = 1 << 16;  // smaller ones are real
 
 // Blocks of 4 MiB and more come from the system and go back to it: on 2 MiB boundaries, in huge
 // pages. (glibc 2.36 finds no place for an aligned block in the hole that the same block left: a
-// run grows step by step.) The last few freed are kept for the next of the same size, as layers
-// repeat each other's; fresh pages would have to be cleared.
+// run grows step by step.) What is freed is kept for the next of about the same size, as layers
+// and steps repeat each other's; fresh pages would have to be cleared.
 constexpr int64_t kHuge = 2 << 20, kLarge = 2 * kHuge;
 
 class LargeBlocks {
  public:
-  void* take(int64_t bytes) {
+  // Memory of at least `bytes`, which becomes what it really has.
+  void* take(int64_t& bytes) {
     {
       std::lock_guard lock(mutex_);
-      for (size_t i = kept_.size(); i-- > 0;)
-        if (kept_[i].second == bytes) {
-          void* p = kept_[i].first;
-          kept_.erase(kept_.begin() + static_cast<std::ptrdiff_t>(i));
-          total_ -= bytes;
-          return p;
-        }
+      auto best = kept_.end();
+      for (auto i = kept_.begin(); i != kept_.end(); ++i)
+        if (i->second >= bytes && i->second <= bytes + bytes / 8 &&
+            (best == kept_.end() || i->second <= best->second))
+          best = i;
+      if (best != kept_.end()) {
+        void* p = best->first;
+        bytes = best->second;
+        kept_.erase(best);
+        total_ -= bytes;
+        return p;
+      }
     }
+    release(allowed(bytes));
     void* all = map(bytes + kHuge);
     if (all == MAP_FAILED) {  // what is kept may be what is missing
       release(0);
@@ -76,7 +83,7 @@ class LargeBlocks {
     return reinterpret_cast<void*>(begin);
   }
   void give(void* p, int64_t bytes) {
-    if (bytes > kKeptBlocks) {  // never fits: must not drive the others out first
+    if (bytes > allowed(0)) {  // never fits: must not drive the others out first
       munmap(p, bytes);
       return;
     }
@@ -85,12 +92,17 @@ class LargeBlocks {
       kept_.emplace_back(p, bytes);
       total_ += bytes;
     }
-    release(kKeptBlocks);
+    release(allowed(0));
   }
 
  private:
   static void* map(int64_t bytes) {
     return mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  }
+  // How much may be kept: with what is in use (and `more`) as much as was ever in use, and
+  // kKeptBlocks. A training step frees in backward what the next one's forward takes again.
+  static int64_t allowed(int64_t more) {
+    return kKeptBlocks + std::max<int64_t>(0, peak_bytes.load() - live_bytes.load() - more);
   }
   // Gives the oldest back to the system until at most `most` bytes are kept; not under the lock,
   // which others wait for.
@@ -117,21 +129,20 @@ LargeBlocks& large_blocks() {
 
 struct HeapStorage : Storage {
   void* data;
-  int64_t bytes;
-  explicit HeapStorage(int64_t n) : bytes(n) {
-    data = n >= kLarge ? large_blocks().take(mapped())
+  int64_t bytes, mapped;
+  explicit HeapStorage(int64_t n) : bytes(n), mapped((n + 4095) / 4096 * 4096) {
+    data = n >= kLarge ? large_blocks().take(mapped)
                        : std::aligned_alloc(64, (n + 63) / 64 * 64 + (n == 0 ? 64 : 0));
     if (data == nullptr) fail("out of memory: {} bytes wanted, {} in use", n, live_bytes.load());
     count(bytes);
   }
   ~HeapStorage() override {
+    count(-bytes);
     if (bytes >= kLarge)
-      large_blocks().give(data, mapped());
+      large_blocks().give(data, mapped);
     else
       std::free(data);
-    count(-bytes);
   }
-  int64_t mapped() const { return (bytes + 4095) / 4096 * 4096; }
 };
 
 }  // namespace

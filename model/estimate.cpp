@@ -101,8 +101,8 @@ void dry_moe(Ctx& ctx, const Tensor& x, const MoeIndex& index, const ExpertWeigh
     xp = cpu::make_panels(mk, token_panels(index), hidden);
     ap = cpu::make_panels(mk, token_panels(index), inter);
   }
-  if (any_small) act = cpu::temporary({pairs, inter});
-  cpu::temporary({pairs, hidden});
+  if (any_small) act = empty({pairs, inter});
+  empty({pairs, hidden});
 }
 
 void dry_moe_grad(Ctx& ctx, const Tensor& dx, const ExpertWeights* dw, const Tensor& dy,
@@ -120,15 +120,15 @@ void dry_moe_grad(Ctx& ctx, const Tensor& dx, const ExpertWeights* dw, const Ten
     if (dw->gate[e] || dw->up[e] || dw->down[e]) steps += cpu::panels_of(n) * (32 / mk.step);
   }
   auto transposed = [&](int64_t lines) {
-    return cpu::temporary({cpu::panels_of(lines) * steps * 2048}, DType::U8);
+    return empty({cpu::panels_of(lines) * steps * 2048}, DType::U8);
   };
   cpu::Panels dyp = cpu::make_panels(mk, panels, hidden), dgp, dup;
   if (dx) dgp = cpu::make_panels(mk, panels, inter), dup = cpu::make_panels(mk, panels, inter);
   Tensor dgt = transposed(inter), dut = transposed(inter), wat = transposed(inter);
-  Tensor dots = cpu::temporary({pairs, cpu::panels_of(inter)});
+  Tensor dots = empty({pairs, cpu::panels_of(inter)});
   if (dx) {
     dyp = {};
-    cpu::temporary({pairs, hidden});
+    empty({pairs, hidden});
   }
   if (steps == 0) return;
   Tensor xt = transposed(hidden), dyt = transposed(hidden);
@@ -218,7 +218,6 @@ Estimate estimate_training(Model& model, const std::vector<Batch>& micro,
                            const EstimateOptions& opt) {
   static const Backend backend = make_dry_backend();
   Ctx ctx{&backend, opt.compute};
-  cpu::release_temporaries();
   DryRun dry;
   Estimate e;
   for (Param& p : model.params.all()) {
@@ -238,39 +237,32 @@ Estimate estimate_training(Model& model, const std::vector<Batch>& micro,
                          (p->master.data != p->value.data ? p->value.nbytes() : 0);
   }
   model.recompute = opt.recompute;
-  int64_t before = memory_stats().live, kept = 0, peak = 0;
-  for (int round = 0; round < 2; ++round) {  // the kernels' kept buffers exist from the second on
-    counted = {};
-    e.tokens = e.trained_tokens = 0;
-    for (const Batch& b : micro) {
-      reset_memory_peak();
-      Tape tape(ctx, true);
-      LayerTap tap;
-      std::vector<Var> aux;
-      Var x = model.hidden(tape, b, tap, opt.balance_loss ? &aux : nullptr);
-      int64_t now = memory_stats().live - before;
-      std::vector<std::pair<Var, float>> seeds{{lm_loss(x, model.head(), b.targets, 1.0f), 1.0f}};
-      for (const Var& v : aux) seeds.emplace_back(v, 1.0f);
-      tape.backward(seeds);
-      int64_t high = memory_stats().peak - before, trained = 0;
-      for (int64_t t = 0; t < b.targets.numel(); ++t) trained += b.targets.i32()[t] >= 0;
-      e.tokens += b.ids.numel();
-      e.trained_tokens += trained;
-      if (high <= peak) continue;
-      peak = high;
-      kept = now;
-      e.kept_by_layer.clear();
-      for (size_t i = 1; i < tap.live.size(); ++i)
-        e.kept_by_layer.push_back(tap.live[i] - tap.live[i - 1]);
-      int64_t V = model.head().value.dim(0);
-      e.logits_chunk = std::min(trained, loss_chunk_rows(V)) * V * 4;
-    }
+  int64_t before = memory_stats().live, peak = 0;
+  counted = {};
+  for (const Batch& b : micro) {
+    reset_memory_peak();
+    Tape tape(ctx, true);
+    LayerTap tap;
+    std::vector<Var> aux;
+    Var x = model.hidden(tape, b, tap, opt.balance_loss ? &aux : nullptr);
+    int64_t now = memory_stats().live - before;
+    std::vector<std::pair<Var, float>> seeds{{lm_loss(x, model.head(), b.targets, 1.0f), 1.0f}};
+    for (const Var& v : aux) seeds.emplace_back(v, 1.0f);
+    tape.backward(seeds);
+    int64_t high = memory_stats().peak - before, trained = 0;
+    for (int64_t t = 0; t < b.targets.numel(); ++t) trained += b.targets.i32()[t] >= 0;
+    e.tokens += b.ids.numel();
+    e.trained_tokens += trained;
+    if (high <= peak) continue;
+    peak = high;
+    e.activations = now;
+    e.kept_by_layer.clear();
+    for (size_t i = 1; i < tap.live.size(); ++i)
+      e.kept_by_layer.push_back(tap.live[i] - tap.live[i - 1]);
+    int64_t V = model.head().value.dim(0);
+    e.logits_chunk = std::min(trained, loss_chunk_rows(V)) * V * 4;
   }
-  e.packed = memory_stats().live - before;
-  cpu::release_temporaries();
-  e.packed -= std::max<int64_t>(0, memory_stats().live - before);
-  e.activations = std::max<int64_t>(0, kept - e.packed);
-  e.step = peak - e.packed - e.activations;
+  e.step = peak - e.activations;
   e.product_flops = counted.product;
   e.attention_flops = counted.attention;
   e.freed = std::min(kKeptBlocks, e.activations + e.step) / 2;

@@ -32,7 +32,6 @@ struct Estimate {
   int64_t values = 0;   // heap copies of what trains (and tensors that are in no file: LoRA)
   int64_t grads = 0, masters = 0, moments = 0;
   int64_t activations = 0;  // kept for backward when the forward pass ends
-  int64_t packed = 0;       // packed operands that the kernels keep between calls
   int64_t step = 0;     // the rest at the peak: logits chunk, gradients of activations, operands
   int64_t freed = 0;    // blocks of freed tensors kept for the next ones: half of their limit
   int64_t threads = 0;  // scratch of the kernels' threads
@@ -44,8 +43,8 @@ struct Estimate {
   double attention_flops = 0;   // in f32
   int64_t optimizer_bytes = 0;  // read and written by AdamW
   int64_t peak() const {
-    return process + mapped + values + grads + masters + moments + activations + packed + step +
-           freed + threads;
+    return process + mapped + values + grads + masters + moments + activations + step + freed +
+           threads;
   }
 };
 

@@ -6,7 +6,6 @@
 
 #include <cstdlib>
 #include <memory>
-#include <mutex>
 
 namespace sutor::cpu {
 
@@ -25,66 +24,10 @@ char* scratch(int slot, int64_t bytes) {
   return memory[slot].get();
 }
 
-namespace {
-
-struct Kept {
-  std::mutex mutex;
-  std::vector<Tensor> free;
-};
-Kept& kept() {
-  static Kept* k = new Kept;  // never destroyed: temporaries of static objects may outlive it
-  return *k;
-}
-
-struct Loan : Storage {
-  Tensor block;
-  ~Loan() override {
-    constexpr size_t kBlocks = 8;
-    Kept& k = kept();
-    std::lock_guard lock(k.mutex);
-    k.free.push_back(std::move(block));
-    if (k.free.size() <= kBlocks) return;
-    auto size = [](const Tensor& a, const Tensor& b) { return a.nbytes() < b.nbytes(); };
-    k.free.erase(std::min_element(k.free.begin(), k.free.end(), size));
-  }
-};
-
-}  // namespace
-
-void release_temporaries() {
-  std::lock_guard lock(kept().mutex);
-  kept().free.clear();
-}
-
-Tensor temporary(Shape shape, DType dtype) {
-  int64_t bytes = numel_of(shape) * size_of(dtype);
-  if (bytes < (1 << 20)) return empty(std::move(shape), dtype);
-  auto loan = std::make_shared<Loan>();
-  {
-    std::lock_guard lock(kept().mutex);
-    auto& list = kept().free;
-    int64_t best = -1;
-    for (size_t i = 0; i < list.size(); ++i)
-      if (list[i].nbytes() >= bytes && (best < 0 || list[i].nbytes() < list[best].nbytes()))
-        best = i;
-    if (best < 0 &&
-        !list.empty()) {  // none is large enough: a larger one takes the place of the largest
-      auto size = [](const Tensor& a, const Tensor& b) { return a.nbytes() < b.nbytes(); };
-      list.erase(std::max_element(list.begin(), list.end(), size));
-    } else if (best >= 0) {
-      loan->block = std::move(list[best]);
-      list.erase(list.begin() + best);
-    }
-  }
-  if (!loan->block) loan->block = empty({bytes + bytes / 8}, DType::U8);
-  void* data = loan->block.data;
-  return wrap(std::move(loan), data, std::move(shape), dtype);
-}
-
 Panels make_panels(const MicroKernels& mk, int64_t count, int64_t p) {
   Panels out;
   out.steps = steps_of(mk, p);
-  out.memory = temporary({count * out.bytes()}, DType::U8);
+  out.memory = empty({count * out.bytes()}, DType::U8);
   return out;
 }
 

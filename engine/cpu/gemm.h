@@ -25,12 +25,6 @@ inline Rows rows_of(const Tensor& t, const int32_t* index = nullptr) {
 char* scratch(int slot, int64_t bytes);
 constexpr int kSweepSlot = 7;
 
-// Like empty(), but the block comes from and returns to a short list kept by the process: fresh
-// pages are cleared by the system on every call otherwise, which costs more than the packing.
-// Counted in memory_stats() while kept; at most eight blocks, the largest asked for.
-Tensor temporary(Shape shape, DType dtype = DType::F32);
-void release_temporaries();
-
 // Packed panels of one operand, all of the same P.
 struct Panels {
   Tensor memory;

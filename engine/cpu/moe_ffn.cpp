@@ -119,8 +119,8 @@ void moe_ffn_fwd(Ctx& ctx, Tensor y, Tensor gate, Tensor up, Tensor x, Tensor we
     });
   }
   int64_t pairs = plan.tokens * plan.top_k;
-  if (any_small) f.act = temporary({pairs, plan.inter});
-  f.rows = temporary({pairs, plan.hidden});
+  if (any_small) f.act = empty({pairs, plan.inter});
+  f.rows = empty({pairs, plan.hidden});
   auto all = [](int64_t) { return true; };
   int64_t h_steps = steps_of(mk, plan.hidden), i_steps = steps_of(mk, plan.inter);
   int64_t work = pairs * plan.hidden * plan.inter;

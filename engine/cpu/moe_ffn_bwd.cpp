@@ -18,7 +18,7 @@ struct Transposed {
   const std::vector<int64_t>* before;  // [E+1] steps of trainable experts before e
   Transposed(int64_t lines, const std::vector<int64_t>& steps)
       : line_panels(panels_of(lines)), before(&steps) {
-    memory = temporary({line_panels * steps.back() * 2048}, DType::U8);
+    memory = empty({line_panels * steps.back() * 2048}, DType::U8);
   }
   int64_t steps(int64_t e) const { return (*before)[e + 1] - (*before)[e]; }
   char* at(int64_t e, int64_t panel) const {
@@ -54,7 +54,7 @@ void moe_ffn_bwd(Ctx& ctx, Tensor dx, Tensor dweight, ExpertWeights* dw, Tensor 
   Panels dgp, dup;
   if (dx) dgp = make_panels(mk, plan.panels(), inter), dup = make_panels(mk, plan.panels(), inter);
   Transposed dgt(inter, steps), dut(inter, steps), wat(inter, steps);
-  Tensor dots = temporary({plan.tokens * plan.top_k, panels_of(inter)});
+  Tensor dots = empty({plan.tokens * plan.top_k, panels_of(inter)});
   int64_t work = plan.tokens * plan.top_k * hidden * inter;
   for_units(
       plan.units(inter, group_of(panels_of(inter), h_steps, 1, plan.active), all), work,
@@ -110,7 +110,7 @@ void moe_ffn_bwd(Ctx& ctx, Tensor dx, Tensor dweight, ExpertWeights* dw, Tensor 
 
   if (dx) {
     dyp = {};
-    Tensor rows = temporary({plan.tokens * plan.top_k, hidden});
+    Tensor rows = empty({plan.tokens * plan.top_k, hidden});
     for_units(plan.units(hidden, group_of(panels_of(hidden), i_steps, 2, plan.active), all),
               2 * work, [&](const MoeUnit& u) {
                 int64_t e = u.expert, n = plan.count(e), base = plan.first(e);
