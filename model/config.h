@@ -1,47 +1,54 @@
 #pragma once
-// config.json of a hub folder, checked: a missing key has its family's published default or is an
-// error, an unknown value always is an error. Both transformers' v4 keys and v5's (rope_parameters,
-// dtype) are read.
+// config.json of a hub folder, checked: what every family has, filled by its family's file (which
+// reads the keys that only it knows by itself). Both transformers' v4 keys and v5's
+// (rope_parameters, dtype) are read.
 
-#include <optional>
 #include <string>
 #include <vector>
 
 #include "engine/moe.h"
 #include "io/json.h"
+#include "model/rope.h"
 
 namespace sutor {
-
-struct RopeConfig {
-  double theta = 10000;
-  bool yarn = false;  // arXiv 2309.00071, with DeepSeek's mscale and mscale_all_dim
-  double factor = 1, beta_fast = 32, beta_slow = 1, mscale = 1, mscale_all_dim = 0;
-  int64_t original_max_positions = 4096;
-};
 
 struct Config {
   Json json;          // as read; written back unchanged by exports
   std::string where;  // path, for messages
   std::string model_type;
-  int64_t hidden, layers, vocab, heads, intermediate, max_positions;
-  double norm_eps;
-  bool tie_embeddings;
+  int64_t hidden = 0, layers = 0, vocab = 0, heads = 0;
+  int64_t intermediate = 0;  // width of dense MLPs
+  int64_t max_positions = 0;
+  double norm_eps = 0, init_std = 0.02;
+  bool tie_embeddings = false;
   RopeConfig rope;
-  std::optional<int64_t> q_lora_rank;
-  int64_t kv_lora_rank, qk_nope_dim, qk_rope_dim, v_head_dim;
-  int64_t experts, shared_experts, expert_width, first_dense, moe_freq;
+  int64_t experts = 0, expert_width = 0;  // of a MoE layer; 0: a dense model
+  int64_t shared_experts = 0;             // how many run for every token, as one MLP of
+  int64_t shared_width = 0;               // this width
   RouteOptions route;
-  double aux_alpha;
-  bool seq_aux;
-  double init_std;
+  std::vector<bool> sparse;  // by layer: a MoE layer; empty: none is
+  double aux_alpha = 0;
+  bool seq_aux = false;
   std::vector<int32_t> eos;  // union of config.json and generation_config.json
 
-  bool is_moe(int64_t layer) const {
-    return layer >= first_dense && layer % moe_freq == 0 && experts > 0;
-  }
+  bool is_moe(int64_t layer) const { return !sparse.empty() && sparse[layer]; }
   std::vector<int> moe_layers() const;
 };
 
 Config read_config(const std::string& folder_or_file);
+
+// Defaults that differ between families.
+struct Defaults {
+  int64_t max_positions = 2048;
+  double norm_eps = 1e-6, rope_theta = 10000;
+  std::vector<std::string> rope_types{"default", "linear", "dynamic", "yarn", "llama3"};
+};
+// What all families have: sizes, norms, activation, RoPE.
+void read_common(const Reader& r, Config& c, const Defaults& defaults);
+// Experts of a MoE family: their number, width and top-k, each under any of its names; whether the
+// chosen weights are normalised is the family's to say.
+void read_experts(const Reader& r, Config& c, int64_t width);
+// n_group, topk_group: experts come in groups, of which some are eligible.
+void read_groups(const Reader& r, Config& c);
 
 }  // namespace sutor

@@ -41,7 +41,7 @@ Batch make_batch(const std::vector<std::vector<int32_t>>& ids,
 }
 
 std::unique_ptr<Model> make_model(const Config& config, WeightSource source) {
-  return make_deepseek_v2(config, std::move(source));
+  return family(config.model_type).make(config, std::move(source));
 }
 
 void check_weight_type(const Tensor& t, const std::string& where, const std::string& name) {

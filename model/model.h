@@ -31,9 +31,10 @@ struct Trace {
   virtual void routing(int /*layer*/, const Routing&) {}
 };
 
-// A layer's keys and values in the family's own form; MLA: latent[S,L] and pe[S,R].
+// A layer's keys [S*G,D] and values [S*G,Dv], or what its attention keeps in their place (MLA:
+// latent[S,L] and pe[S,R]).
 struct LayerCache {
-  Tensor latent, pe;
+  Tensor k, v;
 };
 struct KvCache {
   std::vector<LayerCache> layers;

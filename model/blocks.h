@@ -1,0 +1,52 @@
+#pragma once
+// What families are put together from: MLP, MoE block, grouped-query attention. Widths and switches
+// come from Config or an options struct; names of parameters are those of the checkpoint.
+
+#include <optional>
+
+#include "model/model.h"
+
+namespace sutor {
+
+// y = down(silu(gate x) * up x); names below the scope.
+struct MlpOptions {
+  const char *gate = "gate_proj", *up = "up_proj", *down = "down_proj";
+  bool bias = false;
+};
+struct Mlp {
+  Param *gate, *up, *down;
+  Param *gate_bias = nullptr, *up_bias = nullptr, *down_bias = nullptr;
+  Mlp(Scope s, int64_t hidden, int64_t width, const MlpOptions& opt = {});
+  Var operator()(const Var& x) const;
+};
+
+// Sizes and routing: Config's experts, expert_width, shared_width and route.
+struct MoeOptions {
+  const char* block = "mlp";     // the block's name in a layer; dense layers are "mlp" everywhere
+  MlpOptions expert;             // names below experts.N
+  const char* shared = nullptr;  // name of the expert that every token takes
+  bool shared_gate = false;      // times sigmoid(shared_expert_gate x)
+  const char* select_bias = nullptr;  // added to the scores for the choice alone (not trained)
+};
+class MoeBlock {
+ public:
+  MoeBlock(const Config& config, Scope s, int layer, const MoeOptions& opt);
+  // aux, if given, receives the layer's balance loss.
+  Var operator()(const Var& x, const std::vector<int32_t>& rows, Trace& trace,
+                 std::vector<Var>* aux) const;
+
+ private:
+  const Config& c_;
+  int layer_;
+  Param *router_, *select_bias_ = nullptr, *shared_gate_ = nullptr;
+  ExpertBank bank_;
+  std::optional<Mlp> shared_;
+};
+
+// Where the tokens of a batch stand: what every attention needs beside its input.
+struct Places {
+  RopeAngles angles;
+  Tensor start;  // I32: first token that each may see
+};
+
+}  // namespace sutor

@@ -1,0 +1,149 @@
+#pragma once
+// The skeleton all families share: embedding, blocks of x += attention(norm x), x += mlp or
+// moe(norm x), final norm, head. `Attention` (Mla, Gqa) is built once per layer from its Options
+// and offers operator()(x, places), make_cache(capacity), extend(x, places, cache, length).
+
+#include <deque>
+#include <map>
+#include <string>
+
+#include "model/blocks.h"
+#include "model/family.h"
+
+namespace sutor {
+
+struct DecoderOptions {
+  MoeOptions moe;
+  MlpOptions mlp;  // of dense layers
+  std::vector<int64_t>
+      window;  // by layer: how many tokens, itself among them, a token sees; 0: all
+};
+
+template <class Attention>
+class Decoder : public Model {
+ public:
+  Decoder(const Config& c, WeightSource source, const typename Attention::Options& attention,
+          int64_t rope_dim, const DecoderOptions& opt)
+      : rope_(c.rope, rope_dim), window_(opt.window) {
+    config = c;
+    params.source = std::move(source);
+    Scope root{params, ""}, s = root / "model";
+    embed_ = &s.param("embed_tokens.weight", {c.vocab, c.hidden});
+    for (int i = 0; i < c.layers; ++i)
+      layers_.emplace_back(config, s / "layers" / i, i, attention, opt);
+    norm_ = &s.param("norm.weight", {c.hidden});
+    head_ = c.tie_embeddings ? embed_ : &root.param("lm_head.weight", {c.vocab, c.hidden});
+  }
+
+  const Param& head() const override { return *head_; }
+
+  Var hidden(Tape& tape, const Batch& batch, Trace& trace, std::vector<Var>* aux) override {
+    RopeAngles angles = rope_.angles(batch.positions);
+    Starts starts(batch.start);
+    float eps = static_cast<float>(config.norm_eps);
+    Var x = embed(tape, batch.ids, *embed_);
+    trace.activation("model.embed_tokens", x.value);
+    for (size_t i = 0; i < layers_.size(); ++i) {
+      const Layer& b = layers_[i];
+      auto run = [&b, &trace, balance = aux != nullptr, eps,
+                  places = Places{angles, starts.of(window(i))}, rows = batch.rows](const Var& in) {
+        Var h = add(in, b.attention(rms_norm(in, *b.norm1, eps), places));
+        std::vector<Var> outs(1);  // hidden states, then the balance loss if asked for
+        Var y = b.feed_forward(h, eps, rows, trace, balance ? &outs : nullptr);
+        outs[0] = y;
+        return outs;
+      };
+      std::vector<Var> outs = recompute ? checkpoint(x, run) : run(x);
+      x = outs[0];
+      if (aux) aux->insert(aux->end(), outs.begin() + 1, outs.end());
+      trace.activation("model.layers." + std::to_string(i), x.value);
+    }
+    x = rms_norm(x, *norm_, eps);
+    trace.activation("model.norm", x.value);
+    return x;
+  }
+
+  KvCache make_cache(int64_t capacity) const override {
+    KvCache cache;
+    cache.capacity = capacity;
+    for (const Layer& b : layers_) cache.layers.push_back(b.attention.make_cache(capacity));
+    return cache;
+  }
+
+  Tensor extend(Ctx& ctx, KvCache& cache, const std::vector<int32_t>& ids) override {
+    int64_t n = static_cast<int64_t>(ids.size()), S = cache.length + n;
+    check(S <= cache.capacity, "the sequence of {} tokens does not fit the cache of {}", S,
+          cache.capacity);
+    Tape tape(ctx, false);
+    Trace none;
+    Tensor id = empty({n}, DType::I32), pos = empty({n}, DType::I32);
+    for (int64_t i = 0; i < n; ++i) {
+      id.i32()[i] = ids[i];
+      pos.i32()[i] = static_cast<int32_t>(cache.length + i);
+    }
+    Starts starts(zeros({S}, DType::I32));
+    RopeAngles angles = rope_.angles(pos, cache.length > 0);
+    float eps = static_cast<float>(config.norm_eps);
+    std::vector<int32_t> rows{0, static_cast<int32_t>(n)};
+    Var x = embed(tape, id, *embed_);
+    for (size_t i = 0; i < layers_.size(); ++i) {
+      const Layer& b = layers_[i];
+      Var h = b.attention.extend(rms_norm(x, *b.norm1, eps), {angles, starts.of(window(i))},
+                                 cache.layers[i], cache.length);
+      x = b.feed_forward(add(x, h), eps, rows, none, nullptr);
+    }
+    cache.length = S;
+    return rms_norm(x, *norm_, eps).value;
+  }
+
+ private:
+  struct Layer {
+    Param *norm1, *norm2;
+    Attention attention;
+    std::optional<Mlp> mlp;
+    std::optional<MoeBlock> moe;
+
+    Layer(const Config& c, Scope s, int i, const typename Attention::Options& attn,
+          const DecoderOptions& opt)
+        : norm1(&s.param("input_layernorm.weight", {c.hidden})),
+          norm2(&s.param("post_attention_layernorm.weight", {c.hidden})),
+          attention(c, s / "self_attn", attn) {
+      if (c.is_moe(i))
+        moe.emplace(c, s / opt.moe.block, i, opt.moe);
+      else
+        mlp.emplace(s / "mlp", c.hidden, c.intermediate, opt.mlp);
+    }
+
+    Var feed_forward(const Var& x, float eps, const std::vector<int32_t>& rows, Trace& trace,
+                     std::vector<Var>* aux) const {
+      Var h = rms_norm(x, *norm2, eps);
+      return add(x, moe ? (*moe)(h, rows, trace, aux) : (*mlp)(h));
+    }
+  };
+
+  // First token that each may see, by window.
+  struct Starts {
+    explicit Starts(Tensor start) { by_window[0] = std::move(start); }
+    Tensor of(int64_t window) {
+      auto [at, fresh] = by_window.try_emplace(window);
+      if (fresh) {
+        const Tensor& start = by_window[0];
+        at->second = empty(start.shape, DType::I32);
+        for (int64_t t = 0; t < start.numel(); ++t)
+          at->second.i32()[t] =
+              std::max(start.i32()[t], static_cast<int32_t>(std::max<int64_t>(0, t - window + 1)));
+      }
+      return at->second;
+    }
+    std::map<int64_t, Tensor> by_window;
+  };
+
+  int64_t window(size_t layer) const { return window_.empty() ? 0 : window_[layer]; }
+
+  Rope rope_;
+  std::vector<int64_t> window_;
+  Param *embed_, *norm_, *head_;
+  std::deque<Layer> layers_;
+};
+
+}  // namespace sutor
