@@ -24,6 +24,7 @@ struct Collector : Trace {
         normalize(normalize),
         scale(c.route.scale),
         keep_raw(keep_raw) {}
+  bool routing_only() const override { return true; }
   void routing(int layer, const Routing& r) override {
     int64_t K = r.expert.cols(), T = r.expert.rows();
     for (int64_t t = 0; t < T;) {

@@ -30,11 +30,16 @@ MoeBlock::MoeBlock(const Config& config, Scope s, int layer, const MoeOptions& o
   shared_.emplace(s / opt.shared, c_.hidden, c_.shared_width);
 }
 
-Var MoeBlock::operator()(const Var& x, const std::vector<int32_t>& rows, Trace& trace,
-                         std::vector<Var>* aux) const {
+Routing MoeBlock::route(const Var& x, Trace& trace) const {
   Routing r =
       moe_route(linear_exact(x, *router_), select_bias_ ? select_bias_->value : Tensor{}, c_.route);
   trace.routing(layer_, r);
+  return r;
+}
+
+Var MoeBlock::operator()(const Var& x, const std::vector<int32_t>& rows, Trace& trace,
+                         std::vector<Var>* aux) const {
+  Routing r = route(x, trace);
   if (aux) aux->push_back(moe_balance_loss(r, rows));
   Var y = moe_ffn(x, r, bank_);
   return shared_ ? add(y, (*shared_)(x)) : y;

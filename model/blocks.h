@@ -31,6 +31,7 @@ struct MoeOptions {
 class MoeBlock {
  public:
   MoeBlock(const Config& config, Scope s, int layer, const MoeOptions& opt);
+  Routing route(const Var& x, Trace& trace) const;
   // aux, if given, receives the layer's balance loss.
   Var operator()(const Var& x, const std::vector<int32_t>& rows, Trace& trace,
                  std::vector<Var>* aux) const;

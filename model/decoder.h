@@ -43,8 +43,16 @@ class Decoder : public Model {
     float eps = static_cast<float>(config.norm_eps);
     Var x = embed(tape, batch.ids, *embed_);
     trace.activation("model.embed_tokens", x.value);
+    size_t last_router = layers_.size();
+    if (trace.routing_only())
+      while (last_router > 0 && !layers_[last_router - 1].moe) --last_router;
     for (size_t i = 0; i < layers_.size(); ++i) {
       const Layer& b = layers_[i];
+      if (trace.routing_only() && i + 1 == last_router) {
+        Var h = add(x, b.attention(rms_norm(x, *b.norm1, eps), {angles, starts.of(window(i))}));
+        b.moe->route(rms_norm(h, *b.norm2, eps), trace);
+        return h;
+      }
       auto run = [&b, &trace, balance = aux != nullptr, eps,
                   places = Places{angles, starts.of(window(i))}, rows = batch.rows](const Var& in) {
         Var h = add(in, b.attention(rms_norm(in, *b.norm1, eps), places));
@@ -70,7 +78,8 @@ class Decoder : public Model {
     return cache;
   }
 
-  Tensor extend(Ctx& ctx, KvCache& cache, const std::vector<int32_t>& ids) override {
+  Tensor extend(Ctx& ctx, KvCache& cache, const std::vector<int32_t>& ids,
+                int64_t wanted) override {
     int64_t n = static_cast<int64_t>(ids.size()), S = cache.length + n;
     check(S <= cache.capacity, "the sequence of {} tokens does not fit the cache of {}", S,
           cache.capacity);
@@ -84,13 +93,14 @@ class Decoder : public Model {
     Starts starts(zeros({S}, DType::I32));
     RopeAngles angles = rope_.angles(pos, cache.length > 0);
     float eps = static_cast<float>(config.norm_eps);
-    std::vector<int32_t> rows{0, static_cast<int32_t>(n)};
     Var x = embed(tape, id, *embed_);
     for (size_t i = 0; i < layers_.size(); ++i) {
       const Layer& b = layers_[i];
       Var h = b.attention.extend(rms_norm(x, *b.norm1, eps), {angles, starts.of(window(i))},
                                  cache.layers[i], cache.length);
-      x = b.feed_forward(add(x, h), eps, rows, none, nullptr);
+      x = add(x, h);
+      if (i + 1 == layers_.size()) x = tape.constant(x.value.slice(n - wanted, n));
+      x = b.feed_forward(x, eps, {0, static_cast<int32_t>(x.value.rows())}, none, nullptr);
     }
     cache.length = S;
     return rms_norm(x, *norm_, eps).value;

@@ -88,8 +88,7 @@ Generation generate(Ctx& ctx, Model& model, const std::vector<int32_t>& prompt, 
   Sampler sample(opt);
   KvCache cache = model.make_cache(static_cast<int64_t>(prompt.size()) + max_tokens);
   auto begin = Clock::now();
-  Tensor h = model.extend(ctx, cache, prompt);
-  Tensor logits = logits_of(ctx, model, h.slice(h.dim(0) - 1, h.dim(0)));
+  Tensor logits = logits_of(ctx, model, model.extend(ctx, cache, prompt, 1));
   g.prefill_seconds = since(begin);
   begin = Clock::now();
   std::vector<int32_t> seen = prompt, fed{prompt.back()};  // logits row i follows fed[i]
@@ -135,7 +134,7 @@ Generation generate(Ctx& ctx, Model& model, const std::vector<int32_t>& prompt, 
                                     static_cast<int64_t>(fed.size()) < std::min(left, kTogether);
            ++i)
         fed.push_back(draft[i]);
-    logits = logits_of(ctx, model, model.extend(ctx, cache, fed));
+    logits = logits_of(ctx, model, model.extend(ctx, cache, fed, static_cast<int64_t>(fed.size())));
   }
   g.decode_seconds = since(begin);
   return g;

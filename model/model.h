@@ -29,6 +29,8 @@ struct Trace {
   virtual ~Trace() = default;
   virtual void activation(const std::string&, const Tensor&) {}
   virtual void routing(int /*layer*/, const Routing&) {}
+  // True: hidden() may end at the last router; its result is then of no use.
+  virtual bool routing_only() const { return false; }
 };
 
 // A layer's keys [S*G,D] and values [S*G,Dv], or what its attention keeps in their place (MLA:
@@ -53,8 +55,10 @@ class Model {
   virtual Var hidden(Tape& tape, const Batch& batch, Trace& trace, std::vector<Var>* aux) = 0;
   virtual const Param& head() const = 0;
   virtual KvCache make_cache(int64_t capacity) const = 0;
-  // Appends ids to the cached sequence; returns the hidden states [n,H] of the new tokens.
-  virtual Tensor extend(Ctx& ctx, KvCache& cache, const std::vector<int32_t>& ids) = 0;
+  // Appends ids to the cached sequence; returns the hidden states [n,H] of the last `wanted` new
+  // tokens (the prompt needs its last alone: the last layer's MLP is computed for no other).
+  virtual Tensor extend(Ctx& ctx, KvCache& cache, const std::vector<int32_t>& ids,
+                        int64_t wanted) = 0;
 };
 
 // Builds the model of a folder; weights stay in the mapped files. `source` in place of files:
