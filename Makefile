@@ -101,7 +101,7 @@ tsan:
 # and no half is converted, so any type of two bytes will do.
 FUZZ_SECONDS ?= 5
 FUZZ     := $(patsubst tests/fuzz/%.cpp,%,$(wildcard tests/fuzz/*.cpp))
-FUZZ_OBJ := $(patsubst %.cpp,$(BUILD)/fuzz/%.o,$(wildcard io/*.cpp) engine/tensor.cpp model/esft.cpp)
+FUZZ_OBJ := $(patsubst %.cpp,$(BUILD)/fuzz/%.o,$(wildcard io/*.cpp) engine/tensor.cpp model/esft.cpp model/names.cpp)
 FUZZ_CXX  = clang++ $(STD) -O1 -g -D_Float16=short -I. -MMD -MP
 
 $(BUILD)/fuzz/%.o: %.cpp

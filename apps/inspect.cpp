@@ -9,6 +9,7 @@
 #include "io/safetensors.h"
 #include "io/tokenizer.h"
 #include "model/esft.h"
+#include "model/names.h"
 
 namespace sutor {
 namespace {
@@ -20,12 +21,22 @@ void declare(Args& a) {
 }
 
 std::string group_of(const std::string& name) {
-  if (name.find(".mlp.experts.") != std::string::npos) return "routed experts";
-  if (name.find(".shared_experts.") != std::string::npos) return "shared experts";
-  if (name.find(".mlp.gate.weight") != std::string::npos) return "routers";
-  if (name.find(".mlp.") != std::string::npos) return "dense MLPs";
-  if (name.find(".self_attn.") != std::string::npos) return "attention";
-  if (name.find("norm") != std::string::npos) return "norms";
+  switch (role_of(name).part) {
+    case Part::kExpert:
+      return "routed experts";
+    case Part::kSharedExpert:
+      return "shared experts";
+    case Part::kRouter:
+      return "routers";
+    case Part::kMlp:
+      return "dense MLPs";
+    case Part::kAttention:
+      return "attention";
+    case Part::kNorm:
+      return "norms";
+    case Part::kEmbedding:
+      break;
+  }
   return "embeddings and head";
 }
 
@@ -110,7 +121,7 @@ void run(const Args& a) {
                        {"layers", c.layers},
                        {"moe_layers", moe},
                        {"experts", c.experts},
-                       {"top_k", c.route.top_k},
+                       {"top_k", c.experts > 0 ? c.route.top_k : 0},
                        {"hidden", c.hidden},
                        {"expert_width", c.expert_width},
                        {"vocab", c.vocab},
@@ -123,8 +134,10 @@ void run(const Args& a) {
   fmt::print("layers {} ({} MoE), hidden {}, heads {}, vocabulary {}\n", c.layers, moe, c.hidden,
              c.heads, c.vocab);
   fmt::print("tokenizer {}\n", tokenizer.is_null() ? "none" : tokenizer.dump());
-  fmt::print("experts {} per MoE layer, top-{}, width {}, shared {}\n\n", c.experts, c.route.top_k,
-             c.expert_width, c.shared_experts);
+  if (moe > 0)
+    fmt::print("experts {} per MoE layer, top-{}, width {}, shared {}\n", c.experts, c.route.top_k,
+               c.expert_width, c.shared_experts);
+  fmt::print("\n");
   for (const auto& [g, n] : groups)
     if (n > 0)
       fmt::print("  {:<20} {:>14}  {:5.1f} %\n", g, n,

@@ -30,6 +30,9 @@ LoraOptions choose_what_trains(const Args& a, Model& model, std::string& expert_
   } else if (method == "lora") {
     add_lora(model, lora, static_cast<uint64_t>(a.num("seed")));
   } else {
+    check(!model.config.moe_layers().empty(),
+          "{}: a dense {} model has no experts for --method esft to select (allowed: full, lora)",
+          model.config.where, model.config.model_type);
     const std::string& file = a.required("experts");
     ExpertConfig c = read_expert_config(file);
     check_expert_config(c, model.config.moe_layers(), model.config.experts, file);

@@ -84,6 +84,9 @@ void run(const Args& a) {
   if (a.given("raw-dir")) check_raw_dir(a.str("raw-dir"));
   Ctx ctx = a.context();
   auto model = open_model(a);
+  check(!model->config.moe_layers().empty(),
+        "{}: a dense {} model has no experts to score (sutor train --method full or lora)",
+        a.str("MODEL"), model->config.model_type);
   Tokenizer tok = Tokenizer::load(a.str("MODEL"));
   std::vector<Example> examples = load_examples(a, file, tok);
   int64_t want = a.num("tokens"), have = 0;

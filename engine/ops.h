@@ -26,6 +26,8 @@ Var attention(const Var& q, const Var& k, const Var& v, const Tensor& start, int
 Var add(const Var& a, const Var& b);
 Var scaled(const Var& x, float factor);
 Var swiglu(const Var& gate, const Var& up);
+Var gated(const Var& x, const Var& gate);  // x[T,H] sigmoid(gate[T,1])
+Var clamped(const Var& x, float limit);    // to [-limit, limit]
 Var embed(Tape& tape, const Tensor& ids, const Param& w);
 Var gather(const Var& x, const Tensor& idx);        // rows; idx I32 [n]
 Var columns(const Var& x, int64_t lo, int64_t hi);  // views: no copy, no node

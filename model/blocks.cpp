@@ -28,6 +28,7 @@ MoeBlock::MoeBlock(const Config& config, Scope s, int layer, const MoeOptions& o
   }
   if (!opt.shared || c_.shared_width == 0) return;
   shared_.emplace(s / opt.shared, c_.hidden, c_.shared_width);
+  if (opt.shared_gate) shared_gate_ = &s.param("shared_expert_gate.weight", {1, c_.hidden});
 }
 
 Routing MoeBlock::route(const Var& x, Trace& trace) const {
@@ -42,7 +43,10 @@ Var MoeBlock::operator()(const Var& x, const std::vector<int32_t>& rows, Trace& 
   Routing r = route(x, trace);
   if (aux) aux->push_back(moe_balance_loss(r, rows));
   Var y = moe_ffn(x, r, bank_);
-  return shared_ ? add(y, (*shared_)(x)) : y;
+  if (!shared_) return y;
+  Var always = (*shared_)(x);
+  if (shared_gate_) always = gated(always, linear(x, *shared_gate_));
+  return add(y, always);
 }
 
 }  // namespace sutor

@@ -46,11 +46,27 @@ void read_common(const Reader& r, Config& c, const Defaults& defaults) {
 }
 
 void read_experts(const Reader& r, Config& c, int64_t width) {
-  c.experts = r.positive(r.one_of({"n_routed_experts", "num_experts", "num_local_experts"}));
+  const char* key = r.one_of({"n_routed_experts", "num_experts", "num_local_experts"});
+  check(r.has(key), "{}: none of n_routed_experts, num_experts, num_local_experts is given",
+        r.where);
+  c.experts = r.positive(key);
   c.expert_width = width;
   c.route.top_k = static_cast<int>(r.positive("num_experts_per_tok"));
   check(c.route.top_k <= c.experts, "{}: num_experts_per_tok is {}, the layer has {} experts",
         r.where, c.route.top_k, c.experts);
+}
+
+void read_sparse_layers(const Reader& r, Config& c) {
+  int64_t step = r.positive("decoder_sparse_step", 1);
+  for (int64_t i = 0; i < c.layers; ++i) c.sparse.push_back((i + 1) % step == 0);
+  if (!r.has("mlp_only_layers")) return;
+  const Json& dense = r.j.at("mlp_only_layers");
+  check(dense.is_array(), "{}: mlp_only_layers must be a list of layers", r.where);
+  for (const Json& v : dense) {
+    check(v.is_number_integer() && v.get<int64_t>() >= 0 && v.get<int64_t>() < c.layers,
+          "{}: mlp_only_layers has {}, the layers are 0..{}", r.where, v.dump(), c.layers - 1);
+    c.sparse[v.get<int64_t>()] = false;
+  }
 }
 
 void read_groups(const Reader& r, Config& c) {

@@ -48,6 +48,8 @@ void read_common(const Reader& r, Config& c, const Defaults& defaults);
 // Experts of a MoE family: their number, width and top-k, each under any of its names; whether the
 // chosen weights are normalised is the family's to say.
 void read_experts(const Reader& r, Config& c, int64_t width);
+// decoder_sparse_step and mlp_only_layers (Qwen): which layers are MoE layers.
+void read_sparse_layers(const Reader& r, Config& c);
 // n_group, topk_group: experts come in groups, of which some are eligible.
 void read_groups(const Reader& r, Config& c);
 

@@ -10,6 +10,7 @@
 #include "engine/random.h"
 #include "io/file.h"
 #include "io/json.h"
+#include "model/names.h"
 
 namespace sutor {
 namespace fs = std::filesystem;
@@ -290,6 +291,7 @@ ExpertConfig read_expert_config(const std::string& path) {
 
 void check_expert_config(const ExpertConfig& config, const std::vector<int>& moe_layers,
                          int64_t experts, const std::string& where) {
+  check(!moe_layers.empty(), "{}: names experts, but the model is dense: it has none", where);
   for (const auto& [layer, ids] : config.experts) {
     check(std::find(moe_layers.begin(), moe_layers.end(), layer) != moe_layers.end(),
           "{}: layer {} is no MoE layer of this model (they are {}..{}, counted from 0)", where,
@@ -301,20 +303,13 @@ void check_expert_config(const ExpertConfig& config, const std::vector<int>& moe
 }
 
 bool trains(const ExpertConfig& config, std::string_view name) {
-  constexpr std::string_view kExperts = ".mlp.experts.";
   if (name.find(".lora_") != name.npos) return false;
-  size_t at = name.find(kExperts);
-  if (at == name.npos)
-    return name.find(".mlp.shared_experts.") != name.npos ? config.shared_experts
-                                                          : config.non_expert_modules;
-  std::string_view layer = name.substr(0, at), expert = name.substr(at + kExperts.size());
-  layer = layer.substr(layer.rfind('.') + 1);
-  expert = expert.substr(0, expert.find('.'));
-  int l = -1, e = -1;
-  if (!parse_whole(layer, l) || !parse_whole(expert, e)) return false;
-  auto it = config.experts.find(l);
+  Role role = role_of(name);
+  if (role.part == Part::kSharedExpert) return config.shared_experts;
+  if (role.part != Part::kExpert) return config.non_expert_modules;
+  auto it = config.experts.find(role.layer);
   return it != config.experts.end() &&
-         std::find(it->second.begin(), it->second.end(), e) != it->second.end();
+         std::find(it->second.begin(), it->second.end(), role.expert) != it->second.end();
 }
 
 }  // namespace sutor

@@ -5,12 +5,13 @@
 #include <functional>
 
 #include "engine/parallel.h"
+#include "model/names.h"
 
 namespace sutor {
 bool is_linear(const Param& p) {
-  return p.value.shape.size() == 2 && p.name.ends_with(".weight") &&
-         !p.name.ends_with("embed_tokens.weight") && p.name != "lm_head.weight" &&
-         !p.name.ends_with("mlp.gate.weight") && p.name.find(".lora_") == std::string::npos;
+  Part part = role_of(p.name).part;
+  return p.value.shape.size() == 2 && p.name.ends_with(".weight") && part != Part::kEmbedding &&
+         part != Part::kRouter && p.name.find(".lora_") == std::string::npos;
 }
 
 int add_lora(Model& model, const LoraOptions& opt, uint64_t seed) {

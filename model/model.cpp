@@ -76,8 +76,9 @@ WeightSource random_source(const Config& config, uint64_t seed, DType dtype) {
     Tensor t = empty(shape);
     float* p = t.f32();
     int64_t n = t.numel();
-    if (name.ends_with("norm.weight")) {
-      std::fill(p, p + n, 1.0f);
+    bool bias = name.ends_with(".bias");
+    if (bias || name.ends_with("norm.weight")) {
+      std::fill(p, p + n, bias ? 0.0f : 1.0f);
       return dtype == DType::F32 ? t : cast(t, dtype);
     }
     uint64_t state = seed ^ 0xcbf29ce484222325u;  // FNV-1a over the name, then splitmix64

@@ -86,9 +86,11 @@ def shapes(c):
 def tensor(name, shape, seed, gain, spread):
     g = torch.Generator().manual_seed((seed << 32) ^ zlib.crc32(name.encode()))
     x = torch.randn(shape, generator=g)
-    if len(shape) == 1:
+    if name.endswith(".bias"):
+        x *= 0.2
+    elif len(shape) == 1:
         x = 1 + 0.05 * x
-    elif name.endswith("mlp.gate.weight"):
+    elif name.endswith((".mlp.gate.weight", ".block_sparse_moe.gate.weight")):
         x *= 1.5 * torch.exp(spread * torch.randn(shape[0], 1, generator=g)) / math.sqrt(shape[1])
     elif name == "model.embed_tokens.weight":
         x *= 0.5

@@ -1,0 +1,104 @@
+#include "model/gqa.h"
+
+namespace sutor {
+
+Gqa::Options read_gqa(const Reader& r, const Config& c, int64_t kv_heads, int64_t head_dim) {
+  Gqa::Options o{};
+  o.heads = c.heads;
+  o.kv_heads = r.positive("num_key_value_heads", kv_heads > 0 ? kv_heads : c.heads);
+  check(c.heads % o.kv_heads == 0, "{}: num_key_value_heads {} does not divide the {} heads",
+        r.where, o.kv_heads, c.heads);
+  if (!r.has("head_dim") && head_dim == 0)
+    check(c.hidden % c.heads == 0,
+          "{}: num_attention_heads {} does not divide hidden_size {} and there is no head_dim",
+          r.where, c.heads, c.hidden);
+  o.head_dim = r.positive("head_dim", head_dim > 0 ? head_dim : c.hidden / c.heads);
+  check(o.head_dim % 2 == 0, "{}: head_dim is {}, must be even", r.where, o.head_dim);
+  check(c.rope.type != RopeType::kDynamic || o.head_dim > 2,
+        "{}: dynamic RoPE needs a head_dim above 2", r.where);
+  return o;
+}
+
+std::vector<int64_t> read_windows(const Reader& r, const Config& c, int64_t fallback,
+                                  const std::function<bool(int64_t layer)>& slides) {
+  int64_t window = r.j.contains("sliding_window") && !r.has("sliding_window")
+                       ? 0
+                       : r.not_negative("sliding_window", fallback);
+  std::vector<int64_t> out(c.layers, 0);
+  const Json* types = r.has("layer_types") ? &r.j.at("layer_types") : nullptr;
+  check(!types || (types->is_array() && static_cast<int64_t>(types->size()) == c.layers),
+        "{}: layer_types must be a list of num_hidden_layers = {} strings", r.where, c.layers);
+  bool any = false;
+  for (int64_t i = 0; i < c.layers; ++i) {
+    bool here = slides(i);
+    if (types) {
+      check((*types)[i] == "full_attention" || (*types)[i] == "sliding_attention",
+            "{}: layer_types has {}, known: full_attention, sliding_attention", r.where,
+            (*types)[i].dump());
+      here = (*types)[i] == "sliding_attention";
+    }
+    if (here) out[i] = window;
+    any |= here && window > 0;
+  }
+  return any ? out : std::vector<int64_t>();
+}
+
+Gqa::Gqa(const Config& c, Scope s, const Options& options)
+    : opt(options),
+      eps(static_cast<float>(c.norm_eps)),
+      scale(static_cast<float>(1.0 / std::sqrt(static_cast<double>(options.head_dim)))) {
+  int64_t H = c.hidden, Q = opt.heads * opt.head_dim, K = opt.kv_heads * opt.head_dim;
+  auto linear = [&](const char* name, int64_t out, int64_t in, bool with_bias, Param*& w,
+                    Param*& b) {
+    w = &(s / name).param("weight", {out, in});
+    if (with_bias) b = &(s / name).param("bias", {out});
+  };
+  linear("q_proj", Q, H, opt.qkv_bias, q, q_bias);
+  linear("k_proj", K, H, opt.qkv_bias, k, k_bias);
+  linear("v_proj", K, H, opt.qkv_bias, v, v_bias);
+  linear("o_proj", H, Q, opt.o_bias, o, o_bias);
+  if (opt.norm == QkNorm::kNone) return;
+  bool head = opt.norm == QkNorm::kHead;
+  q_norm = &s.param("q_norm.weight", {head ? opt.head_dim : Q});
+  k_norm = &s.param("k_norm.weight", {head ? opt.head_dim : K});
+}
+
+Gqa::Qkv Gqa::project(const Var& x, const RopeAngles& angles) const {
+  auto heads = [&](const Param& w, const Param* bias, const Param* norm) {
+    Var y = linear(x, w, bias);
+    if (norm && opt.norm == QkNorm::kFull) y = rms_norm(y, *norm, eps);
+    if (opt.clip > 0) y = clamped(y, opt.clip);
+    y = reshape(y, {y.value.numel() / opt.head_dim, opt.head_dim});
+    return norm && opt.norm == QkNorm::kHead ? rms_norm(y, *norm, eps) : y;
+  };
+  return {rope_tail(heads(*q, q_bias, q_norm), opt.head_dim, angles, false),
+          rope_tail(heads(*k, k_bias, k_norm), opt.head_dim, angles, false),
+          heads(*v, v_bias, nullptr)};
+}
+
+Var Gqa::attend(const Var& q, const Var& k, const Var& v, const Tensor& start) const {
+  Var a =
+      attention(q, k, v, start, static_cast<int>(opt.heads), static_cast<int>(opt.kv_heads), scale);
+  return linear(reshape(a, {a.value.rows() / opt.heads, opt.heads * opt.head_dim}), *o, o_bias);
+}
+
+Var Gqa::operator()(const Var& x, const Places& p) const {
+  Qkv y = project(x, p.angles);
+  return attend(y.q, y.k, y.v, p.start);
+}
+
+LayerCache Gqa::make_cache(int64_t capacity) const {
+  Shape shape{capacity * opt.kv_heads, opt.head_dim};
+  return {empty(shape), empty(shape)};
+}
+
+Var Gqa::extend(const Var& x, const Places& p, LayerCache& cache, int64_t length) const {
+  int64_t G = opt.kv_heads, S = length + x.value.rows();
+  Qkv y = project(x, p.angles);
+  copy_into(cache.k.slice(length * G, S * G), y.k.value);
+  copy_into(cache.v.slice(length * G, S * G), y.v.value);
+  return attend(y.q, x.tape->constant(cache.k.slice(0, S * G)),
+                x.tape->constant(cache.v.slice(0, S * G)), p.start);
+}
+
+}  // namespace sutor
