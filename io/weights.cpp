@@ -145,7 +145,7 @@ Checkpoint Checkpoint::open(const std::string& path) {
   std::string first = path;
   if (fs::is_directory(path, ec)) {
     first = weights_of_folder(path);
-    check(!first.empty(), "{}: no weights there: neither {} nor a *.safetensors", path,
+    check(!first.empty(), "{}: no {}, and no *.safetensors", path,
           fmt::join(kWhole, ", "));
   }
   if (fs::path(first).extension() == ".json")
