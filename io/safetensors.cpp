@@ -1,21 +1,16 @@
 // Reads the header (u64 length, JSON), checks it in the order and with the error names of the
-// reference (huggingface/safetensors), and hands out views into the mapped file. A checkpoint is
-// one file or an index.json over shards, which may only be plain file names. Test:
+// reference (huggingface/safetensors), and hands out views into the mapped file. Test:
 // tests/safetensors.cpp (a table of corruptions), tests/fuzz/safetensors.cpp.
 
 #include "io/safetensors.h"
 
 #include <algorithm>
 #include <cstring>
-#include <filesystem>
-#include <optional>
-#include <set>
 #include <string_view>
 
 #include "io/json.h"
 
 namespace sutor {
-namespace fs = std::filesystem;
 namespace {
 
 constexpr uint64_t kMaxHeader = 100'000'000;
@@ -35,12 +30,6 @@ int bits_of(std::string_view name) {
   for (const FileType& t : kTypes)
     if (t.name == name) return t.bits;
   return 0;
-}
-
-std::optional<DType> dtype_named(std::string_view name) {
-  for (int i = 0; i <= static_cast<int>(DType::BOOL); ++i)
-    if (name_of(static_cast<DType>(i)) == name) return static_cast<DType>(i);
-  return std::nullopt;
 }
 
 bool is_utf8(std::string_view s) {
@@ -94,8 +83,7 @@ TensorInfo parse_info(const std::string& name, const Json& j, const std::string&
 
 }  // namespace
 
-SafetensorsFile::SafetensorsFile(const std::string& path)
-    : map_(std::make_shared<MappedFile>(path)) {
+SafetensorsFile::SafetensorsFile(const std::string& path) : WeightFile(path) {
   const MappedFile& m = *map_;
   check(m.size >= 8, "{}: HeaderTooSmall: the file has {} bytes, at least 8 needed", path, m.size);
   uint64_t n = 0;
@@ -108,9 +96,10 @@ SafetensorsFile::SafetensorsFile(const std::string& path)
   std::string where = path + ": InvalidHeaderDeserialization";
   check(!text.empty() && text[0] == '{', "{}: the header must start with '{{'", where);
   Json header = parse_json(text, where, 8, kMaxHeader);
+  std::vector<TensorInfo> infos;
   for (const auto& [key, value] : header.items()) {
     if (key != "__metadata__") {
-      infos_.push_back(parse_info(key, value, where));
+      infos.push_back(parse_info(key, value, where));
       continue;
     }
     check(value.is_object(), "{}: __metadata__ must be an object, found {}", where,
@@ -121,10 +110,10 @@ SafetensorsFile::SafetensorsFile(const std::string& path)
       metadata_[k] = v.get<std::string>();
     }
   }
-  std::stable_sort(infos_.begin(), infos_.end(), [](const TensorInfo& a, const TensorInfo& b) {
+  std::stable_sort(infos.begin(), infos.end(), [](const TensorInfo& a, const TensorInfo& b) {
     return a.begin != b.begin ? a.begin < b.begin : a.end < b.end;
   });
-  for (const TensorInfo& t : infos_) {
+  for (const TensorInfo& t : infos) {
     check(t.begin == total_ && t.end >= t.begin,
           "{}: InvalidOffset: tensor {} at {}..{}, expected to begin at {}", path, t.name, t.begin,
           t.end, total_);
@@ -144,16 +133,7 @@ SafetensorsFile::SafetensorsFile(const std::string& path)
   check(total_ == m.size - data_at_,
         "{}: MetadataIncompleteBuffer: the header describes {} bytes of data, the file has {}",
         path, total_, m.size - data_at_);
-  for (const TensorInfo& t : infos_) {
-    index_[t.name] = names_.size();
-    names_.push_back(t.name);
-  }
-}
-
-const TensorInfo& SafetensorsFile::info(const std::string& name) const {
-  auto it = index_.find(name);
-  check(it != index_.end(), "{}: no tensor {}", path(), name);
-  return infos_[it->second];
+  for (TensorInfo& t : infos) add(std::move(t));
 }
 
 Tensor SafetensorsFile::get(const std::string& name) const {
@@ -161,88 +141,7 @@ Tensor SafetensorsFile::get(const std::string& name) const {
   auto dtype = dtype_named(t.dtype);
   check(dtype.has_value(), "{}: tensor {} has dtype {}, which is not supported", path(), name,
         t.dtype);
-  auto* p = const_cast<std::byte*>(map_->data + data_at_ + t.begin);
-  if (reinterpret_cast<uintptr_t>(p) % size_of(*dtype) == 0) return wrap(map_, p, t.shape, *dtype);
-  Tensor copy = empty(t.shape, *dtype);  // files of others need not align their data
-  std::memcpy(copy.data, p, t.end - t.begin);
-  return copy;
-}
-
-const SafetensorsFile& Checkpoint::file(const std::string& name) const {
-  auto it = owner_.find(name);
-  check(it != owner_.end(), "{}: no tensor {}", path_, name);
-  return files_[it->second];
-}
-
-void Checkpoint::add(const std::string& path, const std::map<std::string, std::string>* weight_map,
-                     const std::string& file_name) {
-  files_.emplace_back(path);
-  const SafetensorsFile& f = files_.back();
-  for (const std::string& name : f.names()) {
-    if (weight_map != nullptr) {
-      auto it = weight_map->find(name);
-      if (it == weight_map->end()) continue;  // not part of the model, says the index
-      check(it->second == file_name, "{}: tensor {} is also here, the index puts it in {}", path,
-            name, it->second);
-    }
-    owner_[name] = files_.size() - 1;
-    names_.push_back(name);
-    total_ += f.info(name).end - f.info(name).begin;
-  }
-}
-
-Checkpoint Checkpoint::open(const std::string& path) {
-  Checkpoint c;
-  c.path_ = path;
-  std::error_code ec;
-  fs::path index = path;
-  if (fs::is_directory(path, ec)) {
-    fs::path single = fs::path(path) / "model.safetensors";
-    index = fs::path(path) / "model.safetensors.index.json";
-    if (!fs::exists(single, ec) && !fs::exists(index, ec)) {
-      std::vector<fs::path> found;
-      for (fs::directory_iterator it(path, ec), last; !ec && it != last; it.increment(ec))
-        if (it->path().extension() == ".safetensors") found.push_back(it->path());
-      check(!ec, "{}: cannot list: {}", path, ec.message());
-      check(found.size() == 1,
-            "{}: no model.safetensors or model.safetensors.index.json, and {} *.safetensors (1 "
-            "allowed)",
-            path, found.size());
-      single = found[0];
-    }
-    if (fs::exists(single, ec)) {
-      c.add(single.string(), nullptr, "");
-      return c;
-    }
-  } else if (index.extension() != ".json") {
-    c.add(path, nullptr, "");
-    return c;
-  }
-  const std::string where = index.string();
-  Json root = read_json_file(where);
-  Json weights = sutor::get<Json>(root, "weight_map", where);
-  check(weights.is_object(), "{}: key \"weight_map\" must be an object, found {}", where,
-        weights.type_name());
-  std::map<std::string, std::string> weight_map;
-  std::set<std::string> shards;
-  for (const auto& [name, v] : weights.items()) {
-    check(v.is_string(), "{}: weight_map \"{}\" must be a string, found {}", where, name,
-          v.type_name());
-    std::string f = v.get<std::string>();
-    check(!f.empty() && f != "." && f != ".." &&
-              f.find_first_of(std::string_view("/\\\0", 3)) == f.npos,
-          "{}: weight_map \"{}\": \"{}\" is not a plain file name", where, name, f);
-    weight_map[name] = f;
-    shards.insert(f);
-  }
-  for (const std::string& f : shards) {
-    fs::path shard = index.parent_path() / f;
-    check(fs::exists(shard, ec), "{}: shard {} is missing", where, f);
-    c.add(shard.string(), &weight_map, f);
-  }
-  for (const auto& [name, f] : weight_map)
-    check(c.has(name), "{}: tensor {} is not in its shard {}", where, name, f);
-  return c;
+  return mapped(data_at_ + t.begin, t.shape, *dtype);
 }
 
 }  // namespace sutor

@@ -200,10 +200,8 @@ int64_t touched_rows(const Param& p, const std::vector<Batch>& micro,
 }  // namespace
 
 bool has_weights(const std::string& folder_or_config) {
-  if (!fs::is_directory(folder_or_config)) return false;
-  for (const auto& e : fs::directory_iterator(folder_or_config))
-    if (e.path().extension() == ".safetensors") return true;
-  return false;
+  if (fs::is_directory(folder_or_config)) return !weights_of_folder(folder_or_config).empty();
+  return fs::path(folder_or_config).extension() == ".gguf";
 }
 
 std::unique_ptr<Model> dry_model(const std::string& folder_or_config, DType fallback) {

@@ -5,8 +5,8 @@
 
 #include "engine/dry_run.h"
 #include "engine/random.h"
-#include "io/safetensors.h"
 #include "model/family.h"
+#include "model/weights.h"
 
 namespace sutor {
 
@@ -49,14 +49,15 @@ void check_weight_type(const Tensor& t, const std::string& where, const std::str
         "{}: {} is {}, supported: F32, BF16, F16", where, name, name_of(t.dtype));
 }
 
-std::unique_ptr<Model> load_model(const std::string& folder) {
+std::unique_ptr<Model> load_model(const std::string& folder, Compute compute) {
   Config config = read_config(folder);
-  auto files = std::make_shared<Checkpoint>(Checkpoint::open(folder));
+  auto files = open_weights(folder, config.model_type, compute);
   auto model = make_model(config, [files, folder](const std::string& name, const Shape& shape) {
     check(files->has(name), "{}: the checkpoint has no tensor {}", folder, name);
+    const TensorInfo& info = files->info(name);
+    check(info.shape == shape, "{}: {} has shape {}, config.json asks for {}", folder, name,
+          to_string(info.shape), to_string(shape));
     Tensor t = files->get(name);
-    check(t.shape == shape, "{}: {} has shape {}, config.json asks for {}", folder, name,
-          to_string(t.shape), to_string(shape));
     check_weight_type(t, folder, name);
     return t;
   });

@@ -61,9 +61,10 @@ class Model {
                         int64_t wanted) = 0;
 };
 
-// Builds the model of a folder; weights stay in the mapped files. `source` in place of files:
+// Builds the model of a folder or a .gguf file; weights stay in the mapped files, quantised ones
+// are unpacked to BF16, or to F32 (exactly) when computing in f32. `source` in place of files:
 // `sutor init`.
-std::unique_ptr<Model> load_model(const std::string& folder);
+std::unique_ptr<Model> load_model(const std::string& folder, Compute compute = Compute::kF32);
 std::unique_ptr<Model> make_model(const Config& config,
                                   std::function<Tensor(const std::string&, const Shape&)> source);
 // Throws unless kernels can read weights of this type; `where` is the folder, for the message.
