@@ -62,6 +62,11 @@ void Args::choice(const char* name, const char* help, std::string fallback,
   declare(name, Kind::kChoice, help, std::move(fallback)).allowed = std::move(allowed);
 }
 
+void Args::no_default(const char* name) {
+  at(name);  // declared before
+  options_[name].text = options_[name].fallback = "";
+}
+
 void Args::derive(const char* name, std::function<std::string(const Args&)> value) {
   at(name);  // declared before
   options_[name].derived = std::move(value);

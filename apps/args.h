@@ -43,6 +43,7 @@ class Args {
   void choice(const char* name, const char* help, std::string fallback,
               std::vector<std::string> allowed);
   void list(const char* name, const char* help);  // repeatable
+  void no_default(const char* name);              // of the last declarations: it has to be given
   // The default of an option that is not given, worked out from the others once they are known.
   void derive(const char* name, std::function<std::string(const Args&)> value);
   void common();  // --device --dtype --threads --seed --verbose --quiet --json

@@ -38,6 +38,11 @@ Judge judge_of(const Args& a) {
   e.model = a.required("judge-model");
   if (const char* key = std::getenv("SUTOR_JUDGE_KEY")) e.key = key;
   if (a.given("judge-key-file")) e.key = stripped(read_file(a.str("judge-key-file"), 1 << 16));
+  if (!a.on("quiet"))
+    e.on_retry = [url = e.url, all = e.attempts](const std::string& problem, int attempt,
+                                                 double pause) {
+      note("endpoint {}: {}; attempt {} of {} in {:g} s\n", url, problem, attempt, all, pause);
+    };
   return [e](const std::string& prompt) {
     return chat_completion(e, {{"user", prompt, false}}, 512);
   };

@@ -26,6 +26,8 @@ void declare(Args& a) {
   a.integer("n", "answers to a prompt; with seeds --seed, --seed + 1, ...", 1, 1, 1 << 20);
   a.integer("logprobs", "JSON: log-probabilities of each token and of the K likeliest", 0, 0, 1024);
   a.flag("ignore-eos", "go on to --max-tokens");
+  a.flag("continue",
+         "rows whose last message is the assistant's: go on with it, instead of answering anew");
 }
 
 // Text up to the first stop text; what may be the beginning of one is held back.
@@ -67,7 +69,8 @@ std::vector<Prompt> read_prompts(const Args& a, const Tokenizer& tok) {
   if (a.given("prompt")) return {{a.str("prompt"), tok.encode(a.str("prompt"))}};
   std::vector<Prompt> out;
   std::optional<ChatTemplate> chat;
-  for (const Row& r : read_dataset(a.str("prompts"), false, RowKind::kPrompt).rows) {
+  int64_t dropped = 0, continued = 0;
+  for (Row& r : read_dataset(a.str("prompts"), false, RowKind::kPrompt).rows) {
     if (r.messages.empty()) {
       out.push_back({r.prompt, tok.encode(r.prompt)});
       continue;
@@ -75,10 +78,28 @@ std::vector<Prompt> read_prompts(const Args& a, const Tokenizer& tok) {
     if (!chat) chat = ChatTemplate::load(a.str("MODEL"));
     check(chat.has_value(), "{}:{}: messages, and {} has no chat template", a.str("prompts"),
           r.line, a.str("MODEL"));
-    std::string text = chat->render(r.messages, r.messages.back().role != "assistant");
+    const bool answered = r.messages.back().role == "assistant";
+    std::string text;
+    try {
+      if (answered && a.on("continue")) {
+        text = chat->render_continued(r.messages, r.more);
+        ++continued;
+      } else {
+        while (!r.messages.empty() && r.messages.back().role == "assistant") r.messages.pop_back();
+        check(!r.messages.empty(), "no message but the assistant's (--continue goes on with it)");
+        text = chat->render(r.messages, true, r.more);
+        dropped += answered;
+      }
+    } catch (const Error& e) {
+      fail("{}:{}: {}", a.str("prompts"), r.line, e.what());
+    }
     std::vector<int32_t> ids = tok.encode(text, false);
     out.push_back({std::move(text), std::move(ids)});
   }
+  if (dropped > 0 && !a.on("quiet"))
+    note("{}: the last answer of {} rows left out, to be generated (--continue goes on with it)\n",
+         a.str("prompts"), dropped);
+  a.no_effect_unless(continued > 0, "continue", "no row ends with an assistant's message");
   return out;
 }
 
@@ -103,6 +124,7 @@ void run(const Args& a) {
   for (const char* o : {"top-p", "top-k", "min-p", "seed", "n"})
     a.no_effect_unless(a.real("temperature") > 0, o, "--temperature 0 is greedy");
   bool as_json = a.on("json") || a.given("prompts");
+  a.no_effect_unless(a.given("prompts"), "continue", "only --prompts has messages");
   a.no_effect_unless(as_json, "logprobs", "only JSON output shows them: --json");
   for (const std::string& s : a.all("stop"))
     if (s.empty()) throw UsageError("--stop: the empty text would end every answer");
@@ -116,7 +138,25 @@ void run(const Args& a) {
                     a.real("min-p"),       a.real("repetition-penalty"),
                     a.num("top-k"),        static_cast<uint64_t>(a.num("seed")),
                     a.num("logprobs")};
-  for (const Prompt& prompt : read_prompts(a, tok))
+  const std::vector<Prompt> prompts = read_prompts(a, tok);
+  // As long as the model was made for; a prompt beyond that is an error.
+  const int64_t longest = model->config.max_positions;
+  int64_t cut = 0;
+  for (const Prompt& p : prompts) {
+    const int64_t read = static_cast<int64_t>(p.ids.size());
+    check(read < longest, "{}: max_position_embeddings is {}, the prompt \"{}...\" has {} tokens",
+          model->config.where, longest, p.text.substr(0, 40), read);
+    cut += read + a.num("max-tokens") > longest;
+  }
+  auto room = [&](const Prompt& p) {
+    return std::min(a.num("max-tokens"), longest - static_cast<int64_t>(p.ids.size()));
+  };
+  if (cut > 0 && !a.on("quiet"))
+    note(
+        "{}: max_position_embeddings is {}: {} of {} prompts have no room for --max-tokens {} and "
+        "end there\n",
+        model->config.where, longest, cut, prompts.size(), a.num("max-tokens"));
+  for (const Prompt& prompt : prompts)
     for (int64_t i = 0; i < a.num("n"); ++i) {
       SampleOptions mine = opt;
       mine.seed += static_cast<uint64_t>(i);
@@ -129,11 +169,10 @@ void run(const Args& a) {
         fmt::print("{}", piece);
         std::fflush(stdout);
       };
-      Generation g =
-          generate(ctx, *model, prompt.ids, a.num("max-tokens"), eos, mine, [&](int32_t id) {
-            put(stop.push(decoder.push(id)));
-            return !stop.found();
-          });
+      Generation g = generate(ctx, *model, prompt.ids, room(prompt), eos, mine, [&](int32_t id) {
+        put(stop.push(decoder.push(id)));
+        return !stop.found();
+      });
       put(stop.push(decoder.finish()));
       put(stop.finish());
       if (!as_json) {

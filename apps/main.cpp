@@ -7,6 +7,7 @@
 #include <system_error>
 
 #include "apps/commands.h"
+#include "io/json.h"
 
 using namespace sutor;
 
@@ -56,6 +57,8 @@ int guarded(const std::string& who, Work&& work) {
     bool printing = std::ferror(stdout) != 0;  // then it is what fmt::print throws
     why = printing ? fmt::format("standard output: cannot be written: {}", e.code().message())
                    : e.what();
+  } catch (const Json::exception& e) {
+    why = reason(e);
   } catch (const std::exception& e) {
     why = e.what();
   }

@@ -153,8 +153,9 @@ void declare(Args& a) {
   a.flag("normalise-gate", "gate scores from weights that sum to 1 per token");
   a.string("raw-dir", "also write routing logs expert_weights_<layer>.txt here");
   a.string("from-raw", "make the scores from such logs instead of running a model");
-  a.integer("top-k", "with --from-raw", 6, 1, 1024);
-  a.integer("experts", "with --from-raw", 64, 1, 1 << 20);
+  a.integer("top-k", "with --from-raw: experts per token in those logs", 6, 1, 1024);
+  a.integer("experts", "with --from-raw: experts of a layer", 64, 1, 1 << 20);
+  for (const char* o : {"top-k", "experts"}) a.no_default(o);  // else config.json says them
 }
 
 }  // namespace

@@ -37,11 +37,11 @@ void run(const Args& a) {
       }
       fmt::print("{}\n", Json(tok.decode(ids)).dump());
     } else if (chat) {
-      std::vector<Message> messages = messages_of(parse_json(line, where), where);
-      fmt::print(
-          "{}\n",
-          Json(tok.encode(chat->render(messages, messages.back().role != "assistant"), false))
-              .dump());
+      const Json row = parse_json(line, where);
+      const std::vector<Message> messages = messages_of(row, where);
+      const std::string text = chat->render(messages, messages.back().role != "assistant",
+                                            template_variables_of(row, where));
+      fmt::print("{}\n", Json(tok.encode(text, false)).dump());
     } else {
       fmt::print("{}\n", Json(tok.encode(line, !a.on("no-special"))).dump());
     }

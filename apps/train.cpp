@@ -21,6 +21,20 @@ namespace {
 
 volatile std::sig_atomic_t stop_asked = 0;
 
+// The first signal ends the run after its step, with a checkpoint; a second SIGINT or SIGTERM ends
+// it at once.
+void ask_to_stop(int sig) {
+  if (stop_asked != 0 && sig != SIGUSR1) {
+    std::signal(sig, SIG_DFL);
+    std::raise(sig);
+  }
+  if (stop_asked == 0 && sig == SIGINT && isatty(2) != 0) {
+    constexpr char kSay[] = "\nfinishing this step, then a checkpoint; again to stop at once\n";
+    (void)!write(2, kSay, sizeof kSay - 1);
+  }
+  stop_asked = 1;
+}
+
 void declare(Args& a) {
   declare_model(a);
   declare_data(a);
@@ -183,7 +197,7 @@ void run(const Args& a) {
   model->params.prepare_training(ctx.compute);
   model->recompute = a.on("recompute");
 
-  int64_t done = 0, trainable = 0;
+  int64_t done = 0, last = 0, trainable = 0;
   for (Param* p : model->params.trainable()) trainable += p->value.numel();
   std::string newest = a.on("resume") ? newest_checkpoint(out) : "";
   check(!a.on("resume") || !newest.empty(),
@@ -202,7 +216,7 @@ void run(const Args& a) {
             {"trainable_parameters", trainable},
             {"rows", rows.size()},
             {"resumed_at", done}});
-  for (int sig : {SIGTERM, SIGUSR1}) std::signal(sig, [](int) { stop_asked = 1; });
+  for (int sig : {SIGINT, SIGTERM, SIGUSR1}) std::signal(sig, ask_to_stop);
   if (!a.on("quiet"))
     note("{} rows of up to {} tokens; {} trainable parameters; {} tokens a step\n", rows.size(),
          a.num("seq"), trainable, opt.batch * opt.grad_accum * a.num("seq"));
@@ -228,11 +242,14 @@ void run(const Args& a) {
     if (!a.on("quiet") && show)
       note("step {}/{}  loss {:.9g}  norm {:.3g}  {:.0f} tokens/s\n", s.step, opt.steps, s.loss,
            s.grad_norm, static_cast<double>(s.tokens) / s.seconds);
-    stopped = stop_asked != 0;
+    last = s.step;
+    stopped = stop_asked != 0 && last < opt.steps;
     if (stopped || (a.num("save-every") > 0 && s.step % a.num("save-every") == 0)) save(s.step);
     return !stopped;
   });
   if (stopped) {
+    note("stopped after step {} of {}: the same command with --resume goes on from {}\n", last,
+         opt.steps, newest_checkpoint(out));
     if (a.on("json"))
       print_json({{"out", newest_checkpoint(out)},
                   {"stopped", true},

@@ -1,6 +1,6 @@
 #pragma once
 // The model's own chat template: chat_template.jinja, or chat_template in tokenizer_config.json (a
-// text, or a list of named ones).
+// text, or a list of named ones, of which "default" and "tool_use" are known).
 
 #include <optional>
 
@@ -17,19 +17,29 @@ class ChatTemplate {
  public:
   // Empty when the folder has none.
   static std::optional<ChatTemplate> load(const std::string& folder);
-  ChatTemplate(std::string source, Json variables)
-      : source_(std::move(source)), variables_(std::move(variables)) {}
+  ChatTemplate(std::string source, Json variables, std::string tool_source = "")
+      : source_(std::move(source)),
+        tool_source_(std::move(tool_source)),
+        variables_(std::move(variables)) {}
 
-  std::string render(const std::vector<Message>& messages, bool add_generation_prompt) const;
+  // `more` holds a row's tools, documents and other variables (Row::more).
+  std::string render(const std::vector<Message>& messages, bool add_generation_prompt,
+                     const Json& more = {}) const;
+  // Up to the end of the last message, which is the assistant's and is to be gone on with
+  // (transformers' continue_final_message).
+  std::string render_continued(const std::vector<Message>& messages, const Json& more = {}) const;
   // The rendered conversation in parts; answers of messages that train are marked: by the
-  // template's
-  // {% generation %} spans, else by what each answer adds to the prompt before it.
-  std::vector<ChatPart> parts(const std::vector<Message>& messages) const;
+  // template's {% generation %} spans, else by what each answer adds to the prompt before it.
+  std::vector<ChatPart> parts(const std::vector<Message>& messages, const Json& more = {}) const;
 
  private:
-  Json variables_of(const std::vector<Message>& messages, bool add_generation_prompt) const;
-  std::string source_;
-  Json variables_;  // bos_token, eos_token, ...
+  const std::string& source(const Json& more) const;
+  Json variables_of(const std::vector<Message>& messages, bool add_generation_prompt,
+                    const Json& more) const;
+  std::vector<ChatPart> prefix_parts(const std::vector<Message>& messages, const std::string& whole,
+                                     const Json& more) const;
+  std::string source_, tool_source_;  // tool_source_: for rows with tools, when not empty
+  Json variables_;                    // bos_token, eos_token, ...
 };
 
 }  // namespace sutor

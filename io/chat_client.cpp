@@ -52,7 +52,10 @@ std::string chat_completion(const ChatEndpoint& e, const std::vector<Message>& m
   if (!e.key.empty()) client.set_bearer_token_auth(e.key);
   double pause = e.pause;
   for (int attempt = 1; attempt <= e.attempts; ++attempt, pause *= 2) {
-    if (attempt > 1) std::this_thread::sleep_for(std::chrono::duration<double>(pause / 2));
+    if (attempt > 1) {
+      if (e.on_retry) e.on_retry(problem, attempt, pause / 2);
+      std::this_thread::sleep_for(std::chrono::duration<double>(pause / 2));
+    }
     auto r = client.Post(path + "/chat/completions", text, "application/json");
     if (!r) {
       problem = httplib::to_string(r.error());

@@ -2,6 +2,7 @@
 // A client of OpenAI-compatible chat endpoints (POST <base>/chat/completions), over http or https.
 // Test: tests/eval_judge.cpp.
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -16,6 +17,8 @@ struct ChatEndpoint {
   double timeout = 120;  // seconds, per attempt
   int attempts = 5;      // of what may pass: no connection, 429, 5xx
   double pause = 1;      // seconds before the second attempt, doubled each time
+  // Told of each failure that is tried again: what it was, the next attempt's number, the pause.
+  std::function<void(const std::string& problem, int attempt, double pause)> on_retry = {};
 };
 
 // The text of the first choice, at temperature 0. Throws with the status and the beginning of the

@@ -37,6 +37,25 @@ bool masked(const Json& message, const std::string& where) {
   return it->is_boolean() ? it->get<bool>() : *it != 0;
 }
 
+void take_messages(Row& r, const Json& j, const std::string& where) {
+  r.messages = messages_of(j, where);
+  r.more = template_variables_of(j, where);
+}
+
+// The text of a message; parts are joined as their texts.
+std::string content_of(const Json& m, const std::string& where) {
+  auto it = m.find("content");
+  if (m.contains("tool_calls") && (it == m.end() || it->is_null())) return "";
+  if (it == m.end() || !it->is_array()) return text_of(m, "content", where);
+  std::string all;
+  for (const Json& part : *it) {
+    check(part.is_object() && part.contains("type") && part["type"] == "text",
+          "{}: content holds a part that is no {{\"type\":\"text\"}}", where);
+    all += text_of(part, "text", where);
+  }
+  return all;
+}
+
 Row parse_question(const Json& j, const std::string& where) {
   Row r;
   check(j.contains("choices") && j["choices"].is_array() && j["choices"].size() >= 2,
@@ -57,7 +76,7 @@ Row parse_question(const Json& j, const std::string& where) {
         a.dump(-1, ' ', false, Json::error_handler_t::replace).substr(0, 60), n - 1,
         static_cast<char>('A' + std::min<int64_t>(n, 26) - 1));
   if (j.contains("messages")) {
-    r.messages = messages_of(j, where);
+    take_messages(r, j, where);
     check(r.messages.back().role == "user", "{}: the last message must be the user's question",
           where);
   } else {
@@ -78,7 +97,7 @@ Row parse_program(const Json& j, const std::string& where) {
 Row parse_prompt(const Json& j, const std::string& where) {
   Row r;
   if (j.contains("messages"))
-    r.messages = messages_of(j, where);
+    take_messages(r, j, where);
   else
     r.prompt = text_of(j, j.contains("text") && !j.contains("prompt") ? "text" : "prompt", where);
   return r;
@@ -87,7 +106,7 @@ Row parse_prompt(const Json& j, const std::string& where) {
 Row parse_text(const Json& j, const std::string& where) {
   Row r;
   if (j.contains("messages")) {
-    r.messages = messages_of(j, where);
+    take_messages(r, j, where);
     bool any = false;
     for (const Message& m : r.messages) any |= m.role == "assistant";
     check(any, "{}: no message of role assistant", where);
@@ -144,11 +163,30 @@ std::vector<Message> messages_of(const Json& j, const std::string& where) {
   std::vector<Message> out;
   for (const Json& m : j["messages"]) {
     check(m.is_object(), "{}: a message is no object", where);
-    Message msg{text_of(m, "role", where), text_of(m, "content", where), false};
-    check(msg.role == "system" || msg.role == "user" || msg.role == "assistant",
-          "{}: role \"{}\" is not one of system, user, assistant", where, msg.role);
+    Message msg{text_of(m, "role", where), content_of(m, where)};
+    check(
+        msg.role == "system" || msg.role == "user" || msg.role == "assistant" || msg.role == "tool",
+        "{}: role \"{}\" is not one of system, user, assistant, tool", where, msg.role);
     msg.train = msg.role == "assistant" && !masked(m, where);
+    if (m.size() > 2 || !m["content"].is_string()) {
+      msg.raw = m;
+      msg.raw.erase("mask");
+    }
     out.push_back(std::move(msg));
+  }
+  return out;
+}
+
+Json template_variables_of(const Json& j, const std::string& where) {
+  Json out;
+  for (const char* key : {"tools", "documents"})
+    if (auto it = j.find(key); it != j.end() && !it->is_null()) {
+      check(it->is_array(), "{}: {} is no list", where, key);
+      out[key] = *it;
+    }
+  if (auto it = j.find("chat_template_kwargs"); it != j.end() && !it->is_null()) {
+    check(it->is_object(), "{}: chat_template_kwargs is no object", where);
+    for (const auto& [key, value] : it->items()) out[key] = value;
   }
   return out;
 }

@@ -11,10 +11,12 @@ namespace sutor {
 struct Message {
   std::string role, content;
   bool train = false;  // assistant answers, unless the row masks them
+  Json raw = {};       // the whole message (tool_calls, reasoning_content, ...); null: no more keys
 };
 
 struct Row {
   std::vector<Message> messages;  // chat rows
+  Json more = {};  // their tools, documents and chat_template_kwargs, for the template; null: none
   std::string prompt,
       text;  // {"prompt","completion"}: text is the completion; {"text"}: prompt empty
   std::vector<int32_t> ids, labels;  // pre-tokenised rows
@@ -37,8 +39,11 @@ struct DataSet {
   int64_t skipped = 0;  // rows that fit no kind, with skip_bad
 };
 
-// The messages of {"messages":[{"role","content","mask"?}]}: at least one.
+// The messages of {"messages":[{"role","content","mask"?}]}: at least one. The content is a text, a
+// list of parts of type text, or null beside tool_calls.
 std::vector<Message> messages_of(const Json& row, const std::string& where);
+// What else such a row says to the template: tools, documents, chat_template_kwargs.
+Json template_variables_of(const Json& row, const std::string& where);
 
 // .jsonl: a row a line; .json: a list. A row that fits no kind is an error with its line, or is
 // counted when skip_bad.

@@ -1,5 +1,5 @@
-// What can be called: the functions transformers gives to templates (raise_exception, strftime_now)
-// and jinja's own (range, namespace, dict), macros, and Python's methods of strings and mappings.
+// What can be called: macros and call blocks, the functions transformers gives to templates
+// (raise_exception, strftime_now) and jinja's own (range, namespace, dict).
 
 #include <algorithm>
 
@@ -7,32 +7,92 @@
 
 namespace sutor::jinja {
 
-Value Eval::call(const Node& n) {
+Arguments Eval::arguments(const Node& n) {
+  Arguments a;
+  for (size_t i = 1; i < n.kids.size(); ++i) a.at.push_back(eval(*n.kids[i]));
+  for (auto& [k, e] : n.kwargs) a.named.emplace_back(k, eval(*e));
+  return a;
+}
+
+Value Eval::call(const Node& n, const Node* caller) {
   const Node& f = *n.kids[0];
   if (f.op == "attr") {
-    Value self = eval(*f.kids[0]);
-    if (!self.ns) return method(n, f.name, self.j);
+    const Value self = eval(*f.kids[0]);
+    if (self.undefined()) bad(n, "'{}' of an undefined value", f.name);
+    if (!self.ns || !self.ns->count(f.name)) {
+      Arguments a = arguments(n);
+      const Value v = method(f, f.name, self, a);
+      all_used(n, f.name, a);
+      return v;
+    }
   }
-  if (f.op == "name" && !find(f.name)) return function(n, f.name);
-  Value v = eval(f);
-  if (!v.macro) bad(n, "'{}' cannot be called", f.name);
+  const Value v = eval(f);
+  Arguments a = arguments(n);
+  if (v.macro) return macro(n, v, std::move(a), caller);
+  if (v.function.empty()) bad(n, "'{}' cannot be called", f.name);
+  const Value result = v.self ? method(n, v.function, *v.self, a) : function(n, v.function, a);
+  all_used(n, v.function, a);
+  return result;
+}
+
+Value Eval::macro(const Node& n, const Value& m, Arguments a, const Node* caller) {
+  const Depth guard = enter(n);
+  const auto& parameters = m.macro->kwargs;
+  const std::string& name = m.macro->name;
   Vars local;
-  const auto& p = v.macro->kwargs;
-  if (n.kids.size() > p.size() + 1)
-    bad(n, "macro '{}' takes {} arguments", v.macro->name, p.size());
-  for (size_t i = 0; i < p.size(); ++i) {
-    local[p[i].first] = i + 1 < n.kids.size() ? eval(*n.kids[i + 1])
-                        : p[i].second         ? eval(*p[i].second)
-                                              : Value();
-    for (auto& [k, e] : n.kwargs)
-      if (k == p[i].first) local[k] = eval(*e);
+  auto wants = [&](const char* more) {
+    const auto& names = m.macro->names;
+    return std::find(names.begin(), names.end(), more) != names.end();
+  };
+  if (a.at.size() > parameters.size()) {
+    if (!wants("varargs")) bad(n, "'{}' takes {} arguments", name, parameters.size());
+    Json rest = Json::array();
+    for (size_t i = parameters.size(); i < a.at.size(); ++i) rest.push_back(a.get(i, "").j());
+    local["varargs"] = rest;
+  } else if (wants("varargs")) {
+    local["varargs"] = Json::array();
   }
-  auto saved = scopes_;  // a macro sees the globals only
-  scopes_.resize(1);
+  if (wants("kwargs")) {
+    Json rest = Json::object();
+    for (auto& [k, v] : a.named)
+      if (std::none_of(parameters.begin(), parameters.end(),
+                       [&](auto& p) { return p.first == k; })) {
+        a.get(Arguments::kNamedOnly, k);
+        rest[k] = v.j();
+      }
+    local["kwargs"] = rest;
+  }
+  if (caller != nullptr) {
+    Value c;
+    c.macro = caller;
+    c.seen = std::make_shared<std::vector<Vars>>(scopes_);
+    local["caller"] = c;
+  }
+  // A macro sees the globals, the body of a call block what stands around it.
+  std::vector<Vars> saved, inside;
+  const bool global = !m.seen;
+  if (global)
+    inside.push_back(std::move(scopes_[0]));
+  else
+    inside = *m.seen;
+  saved.swap(scopes_);
+  scopes_ = std::move(inside);
   scopes_.push_back(std::move(local));
-  std::string s = captured(n, v.macro->body);
+  for (size_t i = 0; i < parameters.size(); ++i) {
+    auto& [key, otherwise] = parameters[i];
+    Value v;
+    if (a.has(i, key))
+      v = a.get(i, key);
+    else if (otherwise)
+      v = eval(*otherwise);
+    scopes_.back()[key] = v;
+    a.get(i, key);
+  }
+  all_used(n, name, a);
+  const Value result = captured(n, m.macro->body);
+  if (global) saved[0] = std::move(scopes_[0]);
   scopes_ = std::move(saved);
-  return Json(s);
+  return result;
 }
 
 bool Eval::is_function(const std::string& name) {
@@ -40,88 +100,51 @@ bool Eval::is_function(const std::string& name) {
          name == "namespace" || name == "dict";
 }
 
-Value Eval::function(const Node& n, const std::string& f) {
-  if (f == "raise_exception") bad(n, "{}", text(arg(n, 1, "message", "")));
+Value Eval::function(const Node& n, const std::string& f, Arguments& a) {
+  if (f == "raise_exception") bad(n, "{}", text(a.get(0, "message").j()));
   if (f == "strftime_now") {
     char buf[256];
     std::tm tm{};
-    gmtime_r(&now_, &tm);
-    return Json(std::string(
-        buf, std::strftime(buf, sizeof buf, str(n, arg(n, 1, "format", "")).c_str(), &tm)));
+    localtime_r(&now_, &tm);
+    const Value format = a.get(0, "format");
+    return Json(std::string(buf, std::strftime(buf, sizeof buf, str(n, format).c_str(), &tm)));
   }
   if (f == "range") {
-    int64_t a = 0, b = whole(n, arg(n, 1, "", Json())), s = whole(n, arg(n, 3, "", 1));
-    if (n.kids.size() > 2) a = b, b = whole(n, arg(n, 2, "", 0));
+    const Value first = a.get(0, ""), second = a.get(1, ""), third = a.get(2, "");
+    int64_t b = 0, e = whole(n, first);
+    if (!second.undefined()) b = e, e = whole(n, second);
+    const int64_t s = whole_or(n, third, 1);
     if (s == 0) bad(n, "range step 0");
     Json o = Json::array();
-    for (int64_t i = a; s > 0 ? i < b : i > b;) {
+    for (int64_t i = b; s > 0 ? i < e : i > e;) {
+      step(n);
       if (o.push_back(i), o.size() > 100000) bad(n, "range longer than 100000");
-      if (__builtin_add_overflow(i, s, &i)) break;  // past the last whole number, so past b
+      if (__builtin_add_overflow(i, s, &i)) break;  // past the last whole number, so past e
     }
     return o;
   }
-  if (f == "namespace") {
-    Value v;
-    v.ns = std::make_shared<Vars>();
-    for (auto& [k, e] : n.kwargs) (*v.ns)[k] = eval(*e);
-    return v;
+  // namespace(mapping, name=value, ...) and dict(...).
+  Vars all;
+  Json o = Json::object();
+  const Value base = a.get(0, "");
+  if (!base.undefined() && !base.j().is_object())
+    bad(n, "'{}' needs a mapping, not {}", f, base.j().type_name());
+  if (!base.undefined()) {
+    charge(n, base.j());
+    o = base.j();
+    for (auto& [k, v] : base.j().items()) all[k] = Value(base, v);
   }
-  if (f == "dict") {
-    Json o = Json::object();
-    for (auto& [k, e] : n.kwargs) o[k] = eval(*e).j;
-    return o;
+  for (auto& [k, v] : a.named) {
+    a.get(Arguments::kNamedOnly, k);
+    if (f == "namespace" && k.starts_with('_')) bad(n, "a namespace takes no name like '{}'", k);
+    all[k] = v;
+    charge(n, v.j());
+    if (f == "dict") o[k] = v.j();
   }
-  bad(n, "unknown function '{}'", f);
-}
-
-Value Eval::method(const Node& n, const std::string& m, const Json& self) {
-  Json a = arg(n, 1, "", Json());
-  if (self.is_object()) {
-    if (m == "get") {
-      if (self.contains(text(a))) return self[text(a)];
-      return arg(n, 2, "default", Json());
-    }
-    Json o = Json::array();
-    if (m == "items" || m == "keys" || m == "values") {
-      for (auto& [k, v] : self.items())
-        o.push_back(m == "keys" ? Json(k) : m == "values" ? v : Json::array({k, v}));
-      return o;
-    }
-  }
-  if (self.is_string()) {
-    const auto s = self.get<std::string>();
-    if (m == "strip" || m == "lstrip" || m == "rstrip")
-      return Json(trim(s, a.is_string() ? a.get<std::string>() : " \t\r\n\v\f",
-                       m == "strip"    ? 3
-                       : m == "lstrip" ? 1
-                                       : 2));
-    if (m == "startswith") return Json(s.starts_with(str(n, a)));
-    if (m == "endswith") return Json(s.ends_with(str(n, a)));
-    if (m == "replace") return Json(replaced(s, str(n, a), str(n, arg(n, 2, "", Json()))));
-    if (m == "upper" || m == "lower" || m == "title" || m == "capitalize")
-      return Json(change_case(s, m));
-    if (m == "find")
-      return Json(int64_t(s.find(str(n, a)) == s.npos ? -1 : int64_t(s.find(str(n, a)))));
-    if (m == "split") {
-      Json o = Json::array();
-      size_t i = 0;
-      if (a.is_null()) {
-        while ((i = s.find_first_not_of(" \t\r\n", i)) != s.npos) {
-          const size_t e = std::min(s.find_first_of(" \t\r\n", i), s.size());
-          o.push_back(s.substr(i, e - i)), i = e;
-        }
-        return o;
-      }
-      const auto sep = str(n, a);
-      if (sep.empty()) bad(n, "empty separator");
-      int64_t left = whole(n, arg(n, 2, "maxsplit", -1));
-      for (size_t p; left-- != 0 && (p = s.find(sep, i)) != s.npos; i = p + sep.size())
-        o.push_back(s.substr(i, p - i));
-      o.push_back(s.substr(i));
-      return o;
-    }
-  }
-  bad(n, "{} has no method '{}'", self.type_name(), m);
+  if (f == "dict") return o;
+  Value v;
+  v.ns = std::make_shared<Vars>(std::move(all));
+  return v;
 }
 
 }  // namespace sutor::jinja

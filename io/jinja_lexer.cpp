@@ -6,13 +6,47 @@
 
 #include <algorithm>
 #include <cctype>
+#include <optional>
 
 #include "engine/error.h"
+#include "io/utf8.h"
 
 namespace sutor::jinja {
 namespace {
 
 bool name_char(char c) { return std::isalnum(static_cast<unsigned char>(c)) || c == '_'; }
+
+// A backslash and what follows it, as Python's unicode-escape; i is at the character after it.
+void escape(std::string_view s, size_t& i, std::string& out) {
+  constexpr std::string_view kFrom = "ntrabfv\\'\"", kTo = "\n\t\r\a\b\f\v\\'\"";
+  const char e = s[i];
+  if (size_t k = kFrom.find(e); k != kFrom.npos) {
+    out += kTo[k];
+    return;
+  }
+  if (e == '\n') return;
+  const size_t digits = e == 'x' ? 2 : e == 'u' ? 4 : e == 'U' ? 8 : 0;
+  unsigned c = 0;
+  size_t n = 0;
+  if (digits > 0) {
+    for (; n < digits && i + 1 + n < s.size(); ++n) {
+      const char h = s[i + 1 + n];
+      if (!std::isxdigit(static_cast<unsigned char>(h))) break;
+      c = c * 16 + unsigned(h <= '9' ? h - '0' : (h | 32) - 'a' + 10);
+    }
+    check(n == digits, "template: a string has \\{} without {} hexadecimal digits", e, digits);
+    i += digits;
+  } else if (e >= '0' && e <= '7') {
+    for (; n < 3 && i + n < s.size() && s[i + n] >= '0' && s[i + n] <= '7'; ++n)
+      c = c * 8 + unsigned(s[i + n] - '0');
+    i += n - 1;
+  } else {
+    out += '\\', out += e;
+    return;
+  }
+  const bool lone = (c >= 0xd800 && c < 0xe000) || c > 0x10ffff;
+  append_utf8(out, lone ? 0xfffd : char32_t(c));
+}
 
 // One token of an expression at s[i]; i moves past it.
 Token expression_token(std::string_view s, size_t& i, int& line) {
@@ -26,17 +60,7 @@ Token expression_token(std::string_view s, size_t& i, int& line) {
         out += s[i];
         continue;
       }
-      const char e = s[++i];
-      if (e == 'n')
-        out += '\n';
-      else if (e == 't')
-        out += '\t';
-      else if (e == 'r')
-        out += '\r';
-      else if (e == '\\' || e == '\'' || e == '"')
-        out += e;
-      else if (e != '\n')
-        out += '\\', out += e;
+      escape(s, ++i, out);
     }
     check(i < s.size(), "template line {}: string without an end", line);
     ++i;
@@ -44,12 +68,27 @@ Token expression_token(std::string_view s, size_t& i, int& line) {
   }
   if (std::isdigit(static_cast<unsigned char>(c))) {
     bool real = false;
-    while (i < s.size() && (std::isdigit(static_cast<unsigned char>(s[i])) || s[i] == '_')) ++i;
-    if (i + 1 < s.size() && s[i] == '.' && std::isdigit(static_cast<unsigned char>(s[i + 1]))) {
-      real = true;
-      for (++i; i < s.size() && std::isdigit(static_cast<unsigned char>(s[i]));) ++i;
+    std::string number;
+    auto digits = [&] {
+      for (; i < s.size() && (std::isdigit(static_cast<unsigned char>(s[i])) || s[i] == '_'); ++i)
+        if (s[i] != '_') number += s[i];
+    };
+    auto digit_at = [&](size_t k) {
+      return k < s.size() && std::isdigit(static_cast<unsigned char>(s[k]));
+    };
+    digits();
+    if (i < s.size() && s[i] == '.' && digit_at(i + 1)) {
+      real = true, ++i, number += '.';
+      digits();
     }
-    return {real ? Tok::kFloat : Tok::kInt, std::string(s.substr(b, i - b)), line};
+    if (i < s.size() && (s[i] | 32) == 'e') {
+      const size_t sign = i + 1 < s.size() && (s[i + 1] == '-' || s[i + 1] == '+');
+      if (digit_at(i + 1 + sign)) {
+        real = true, number += s.substr(i, 1 + sign), i += 1 + sign;
+        digits();
+      }
+    }
+    return {real ? Tok::kFloat : Tok::kInt, number, line};
   }
   if (name_char(c)) {
     while (i < s.size() && name_char(s[i])) ++i;
@@ -63,10 +102,54 @@ Token expression_token(std::string_view s, size_t& i, int& line) {
   return {Tok::kOp, std::string(1, c), line};
 }
 
+// Newlines of one kind, well-formed UTF-8, and no newline at the end (keep_trailing_newline is
+// off).
+std::string normal_source(std::string_view source) {
+  std::string out;
+  for (char c : replace_invalid(source))
+    if (c == '\n' && out.ends_with('\r'))
+      out.back() = '\n';
+    else
+      out += c;
+  std::replace(out.begin(), out.end(), '\r', '\n');
+  if (out.ends_with('\n')) out.pop_back();
+  return out;
+}
+
+// Past {% raw %} at s[i], which is behind the "{%" and its mark: the text up to {% endraw %}, and
+// where the block ends.
+struct Raw {
+  size_t begin, end, after;
+  bool strip_before, strip_after, trims_first;
+};
+std::optional<Raw> raw_block(std::string_view s, size_t i) {
+  auto blanks = [&](size_t k) {
+    while (k < s.size() && std::isspace(static_cast<unsigned char>(s[k]))) ++k;
+    return k;
+  };
+  auto tag = [&](size_t k, std::string_view word, bool& strips) -> size_t {  // 0: not that tag
+    k = blanks(k);
+    if (s.substr(k, word.size()) != word) return 0;
+    k = blanks(k + word.size());
+    strips = k < s.size() && s[k] == '-';
+    k += k < s.size() && (s[k] == '-' || s[k] == '+');
+    return s.substr(k, 2) == "%}" ? k + 2 : 0;
+  };
+  Raw r{};
+  if ((r.begin = tag(i, "raw", r.trims_first)) == 0) return std::nullopt;
+  for (size_t k = r.begin; (k = s.find("{%", k)) != s.npos; ++k) {
+    const bool mark = k + 2 < s.size() && (s[k + 2] == '-' || s[k + 2] == '+');
+    r.end = k, r.strip_before = mark && s[k + 2] == '-';
+    if ((r.after = tag(k + 2 + mark, "endraw", r.strip_after)) != 0) return r;
+  }
+  fail("template: raw without endraw");
+}
+
 }  // namespace
 
-std::vector<Token> lex(std::string_view s) {
-  if (s.ends_with('\n')) s.remove_suffix(1);  // keep_trailing_newline is off
+std::vector<Token> lex(std::string_view source) {
+  const std::string normal = normal_source(source);
+  const std::string_view s = normal;
   std::vector<Token> out;
   int line = 1;
   bool strip_next = false, trim_next = false;
@@ -109,8 +192,21 @@ std::vector<Token> lex(std::string_view s) {
       check(end != s.npos, "template line {}: comment without an end", line);
       line += int(std::count(s.begin() + long(i), s.begin() + long(end), '\n'));
       strip_next = end > i && s[end - 1] == '-';
-      trim_next = true;
+      trim_next = end == i || s[end - 1] != '+';
       i = end + 2;
+      continue;
+    }
+    if (auto raw = kind == '%' ? raw_block(s, i) : std::nullopt) {
+      std::string body(s.substr(raw->begin, raw->end - raw->begin));
+      if (raw->trims_first) body.erase(0, std::min(body.find_first_not_of(space), body.size()));
+      if (raw->strip_before)
+        body.erase(body.find_last_not_of(space) + 1);
+      else if (size_t nl = body.find_last_not_of(" \t"); nl != body.npos && body[nl] == '\n')
+        body.erase(nl + 1);
+      if (!body.empty()) out.push_back({Tok::kText, body, line});
+      line += int(std::count(s.begin() + long(i), s.begin() + long(raw->after), '\n'));
+      strip_next = raw->strip_after, trim_next = !strip_next;
+      i = raw->after;
       continue;
     }
     const bool block = kind == '%';

@@ -1,8 +1,9 @@
 // Tokens to a tree, by recursive descent with jinja2's precedences: or, and, not, comparisons, + -,
-// ~,
-// * / // %, unary, **, then postfix, filters and tests. Depth is capped. Test: tests/jinja.cpp.
+// ~, * / // %, **, unary, then postfix, filters and tests. Depth is capped. Test: tests/jinja.cpp.
 
 #include "io/jinja_parser.h"
+
+#include <utility>
 
 #include "engine/error.h"
 #include "io/jinja_lexer.h"
@@ -93,13 +94,17 @@ class Parser {
     if (take("if")) return if_rest();
     if (take("for")) {
       auto n = node("for");
+      const bool parens = take("(");
       do n->names.push_back(ident());
       while (take(","));
+      if (parens) want(")");
       want("in");
       n->kids.push_back(orx());
       n->kids.push_back(take("if") ? expr() : nullptr);
       want(Tok::kBlockEnd);
+      ++loops_;
       n->body = body({"else", "endfor"});
+      --loops_;
       if (take("else")) want(Tok::kBlockEnd), n->orelse = body({"endfor"});
       want("endfor");
       return n;
@@ -110,32 +115,90 @@ class Parser {
       if (take(".")) n->name = ident();
       while (take(",")) n->names.push_back(ident());
       if (take("=")) return n->kids.push_back(tuple()), std::move(n);
-      want(Tok::kBlockEnd);
+      n->op = "set block";
+      n->kids.push_back(filters_of_body());
       n->body = body({"endset"});
       want("endset");
       return n;
     }
-    if (take("macro")) {
-      auto n = node("macro", ident());
-      for (want("("); !take(")"); take(",")) {
-        auto p = ident();
-        n->kwargs.emplace_back(p, take("=") ? expr() : nullptr);
+    if (is("filter")) {
+      t_[at_] = {Tok::kOp, "|", cur().line};  // from here it reads like filters of an expression
+      auto n = node("filter block");
+      n->kids.push_back(filters_of_body());
+      n->body = body({"endfilter"});
+      want("endfilter");
+      return n;
+    }
+    if (take("with")) {
+      auto n = node("with");
+      while (cur().kind == Tok::kName) {
+        auto name = ident();
+        want("=");
+        n->kwargs.emplace_back(name, expr());
+        if (!take(",")) break;
       }
       want(Tok::kBlockEnd);
-      n->body = body({"endmacro"});
+      n->body = body({"endwith"});
+      want("endwith");
+      return n;
+    }
+    if (take("call")) {
+      auto n = node("call block", "caller");
+      if (is("(")) parameters(*n);
+      n->kids.push_back(expr());
+      if (n->kids[0]->op != "call") bad("a call block needs a call");
+      want(Tok::kBlockEnd);
+      n->body = own_body("endcall");
+      want("endcall");
+      return n;
+    }
+    if (take("macro")) {
+      auto n = node("macro", ident());
+      parameters(*n);
+      want(Tok::kBlockEnd);
+      const size_t begin = at_;
+      n->body = own_body("endmacro");
+      for (size_t i = begin; i < at_; ++i)  // it takes more arguments than it names
+        if (t_[i].kind == Tok::kName && (t_[i].text == "varargs" || t_[i].text == "kwargs"))
+          n->names.push_back(t_[i].text);
       want("endmacro");
       return n;
     }
     if (take("generation")) {
       auto n = node("generation");
       want(Tok::kBlockEnd);
-      n->body = body({"endgeneration"});
+      n->body = own_body("endgeneration");
       want("endgeneration");
       return n;
     }
-    if (take("break")) return node("break");
-    if (take("continue")) return node("continue");
+    for (const char* tag : {"break", "continue"})
+      if (is(tag)) {
+        if (loops_ == 0) bad("outside a loop:");
+        ++at_;
+        return node(tag);
+      }
     bad("unknown block tag");
+  }
+  void parameters(Node& n) {  // of a macro or a call block
+    for (want("("); !take(")");) {
+      auto p = ident();
+      n.kwargs.emplace_back(p, take("=") ? expr() : nullptr);
+      if (!is(")")) want(",");
+    }
+  }
+  // A body that is a function in jinja2: break and continue do not reach out of it.
+  std::vector<NodePtr> own_body(const char* end) {
+    const int loops = std::exchange(loops_, 0);
+    auto out = body({end});
+    loops_ = loops;
+    return out;
+  }
+  // Filters that a block's text goes through, up to the tag's end; null: none.
+  NodePtr filters_of_body() {
+    NodePtr a;
+    if (is("|")) a = filtered(node("body"));
+    want(Tok::kBlockEnd);
+    return a;
   }
 
   NodePtr tuple() {
@@ -189,13 +252,18 @@ class Parser {
   NodePtr arith(int level) {  // + - | ~ | * / // % | unary
     static const std::vector<std::vector<const char*>> kOps = {
         {"+", "-"}, {"~"}, {"*", "/", "//", "%"}};
-    if (level == 3) return unary(true);
+    if (level == 3) return power();
     auto a = arith(level + 1);
     for (bool more = true; more;) {
       more = false;
       for (auto op : kOps[size_t(level)])
         if (take(op)) a = join("binary", op, std::move(a), arith(level + 1)), more = true;
     }
+    return a;
+  }
+  NodePtr power() {  // from left to right, as jinja2 has it
+    auto a = unary(true);
+    while (take("**")) a = join("binary", "**", std::move(a), unary(true));
     return a;
   }
   NodePtr unary(bool filters) {
@@ -205,11 +273,14 @@ class Parser {
       const std::string op = t_[at_++].text;
       a = join("unary", op, unary(false));
       --depth_;
+      a = postfix(std::move(a));
     } else {
       a = postfix(primary());
-      if (take("**")) a = join("binary", "**", std::move(a), unary(false));
     }
-    while (filters) {
+    return filters ? filtered(std::move(a)) : std::move(a);
+  }
+  NodePtr filtered(NodePtr a) {
+    for (;;) {
       if (take("|")) {
         auto n = join("filter", ident(), std::move(a));
         if (take("(")) args(*n);
@@ -217,18 +288,23 @@ class Parser {
       } else if (take("is")) {
         const bool negate = take("not");
         auto n = join("test", ident(), std::move(a));
+        const Token& t = cur();
         if (take("("))
           args(*n);
-        else if (cur().kind == Tok::kString || cur().kind == Tok::kInt ||
-                 (cur().kind == Tok::kName && !is("and") && !is("or") && !is("else") && !is("if") &&
+        else if (t.kind == Tok::kString || t.kind == Tok::kInt || t.kind == Tok::kFloat ||
+                 is("[") || is("{") ||
+                 (t.kind == Tok::kName && !is("and") && !is("or") && !is("else") && !is("if") &&
                   !is("is") && !is("in") && !is("not")))
           n->kids.push_back(postfix(primary()));
         a = negate ? join("not", "", std::move(n)) : std::move(n);
+      } else if (is("(")) {  // what a filter gives may be called
+        ++at_;
+        a = join("call", "", std::move(a));
+        args(*a);
       } else {
-        break;
+        return a;
       }
     }
-    return a;
   }
   void args(Node& n) {
     while (!take(")")) {
@@ -329,7 +405,7 @@ class Parser {
 
   std::vector<Token> t_;
   size_t at_ = 0;
-  int depth_ = 0;
+  int depth_ = 0, loops_ = 0;
 };
 
 }  // namespace

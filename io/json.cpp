@@ -64,7 +64,11 @@ struct Builder : nlohmann::json_sax<Json> {
     return true;
   }
   bool parse_error(size_t at, const std::string&, const nlohmann::json::exception& e) override {
-    fail("{}: invalid JSON at byte {}: {}", where, at, std::string(e.what()).substr(0, 200));
+    std::string why = reason(e);
+    // "parse error at line 1, column 9: ", and the byte is said already.
+    if (size_t colon = why.find(": "); why.starts_with("parse error") && colon != why.npos)
+      why.erase(0, colon + 2);
+    fail("{}: invalid JSON at byte {}: {}", where, at, why.substr(0, 200));
   }
 };
 

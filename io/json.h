@@ -16,6 +16,13 @@ using Json = nlohmann::ordered_json;
 
 constexpr size_t kJsonMaxBytes = size_t{1} << 28;
 
+// What a JSON error says, without the library's own tag.
+inline std::string reason(const nlohmann::json::exception& e) {
+  std::string s = e.what();
+  size_t tag = s.starts_with("[json.exception.") ? s.find("] ") : s.npos;
+  return tag == s.npos ? s : s.substr(tag + 2);
+}
+
 // `where` is the file named in errors.
 Json parse_json(std::string_view text, const std::string& where, int max_depth = 64,
                 size_t max_bytes = kJsonMaxBytes);
@@ -49,7 +56,7 @@ T get(const Json& obj, const std::string& key, const std::string& where) {
   try {
     return v.template get<T>();
   } catch (const nlohmann::json::exception& e) {
-    fail("{}: key \"{}\": {}", where, key, e.what());
+    fail("{}: key \"{}\": {}", where, key, reason(e));
   }
 }
 

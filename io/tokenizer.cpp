@@ -32,11 +32,6 @@ struct Section {
   size_t at;
 };
 
-size_t char_before(std::string_view s, size_t i) {
-  while (i > 0 && (s[--i] & 0xC0) == 0x80) {
-  }
-  return i;
-}
 bool space_at(std::string_view s, size_t i) { return is_space(next_char(s, i)); }
 bool word_at(std::string_view s, size_t i) { return is_word(next_char(s, i)); }
 }  // namespace

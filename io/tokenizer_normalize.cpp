@@ -1,4 +1,4 @@
-// Characters, patterns and the normalizers of tokenizer.json. Unicode tables: utf8proc; regular
+// Patterns and the normalizers of tokenizer.json. Unicode tables: utf8proc; regular
 // expressions: Oniguruma with Ruby syntax, the engine of the `tokenizers` library.
 
 #include <utf8proc.h>
@@ -52,88 +52,8 @@ int64_t int_or(const Json& j, const char* key, int64_t def, const Where& w) {
       j, key, def, [](const Json& v) { return v.is_number_integer(); }, "an integer", w);
 }
 
-char32_t next_char(std::string_view s, size_t& i) {
-  unsigned char a = s[i++];
-  if (a < 0x80) return a;
-  int n = a >= 0xF0 ? 3 : a >= 0xE0 ? 2 : 1;
-  char32_t c = a & (0x3F >> n);
-  while (n-- > 0 && i < s.size()) c = c << 6 | (s[i++] & 0x3F);
-  return c;
-}
-
-void append_utf8(std::string& out, char32_t c) {
-  utf8proc_uint8_t b[4];
-  auto n = utf8proc_encode_char(static_cast<utf8proc_int32_t>(c), b);
-  out.append(reinterpret_cast<char*>(b), n);
-}
-
 static utf8proc_category_t category(char32_t c) {
   return utf8proc_category(static_cast<utf8proc_int32_t>(c));
-}
-
-bool is_space(char32_t c) {
-  return (c >= 9 && c <= 13) || c == 32 || c == 0x85 || c == 0xA0 || c == 0x1680 ||
-         (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F ||
-         c == 0x3000;
-}
-bool is_numeric(char32_t c) {
-  if (c < 0x80) return c >= '0' && c <= '9';
-  auto k = category(c);
-  return k == UTF8PROC_CATEGORY_ND || k == UTF8PROC_CATEGORY_NL || k == UTF8PROC_CATEGORY_NO;
-}
-bool is_punctuation(char32_t c) {
-  if (c < 0x80)
-    return (c > 32 && c < '0') || (c > '9' && c < 'A') || (c > 'Z' && c < 'a') ||
-           (c > 'z' && c < 127);
-  auto k = category(c);
-  return k >= UTF8PROC_CATEGORY_PC && k <= UTF8PROC_CATEGORY_PO;
-}
-bool is_word(char32_t c) {
-  auto k = category(c);
-  return (k >= UTF8PROC_CATEGORY_LU && k <= UTF8PROC_CATEGORY_NL) || k == UTF8PROC_CATEGORY_PC;
-}
-
-std::string replace_invalid(std::string_view s, size_t* keep_tail) {
-  std::string out;
-  if (keep_tail) *keep_tail = 0;
-  for (size_t i = 0; i < s.size();) {
-    unsigned char a = s[i];
-    if (a < 0x80) {
-      size_t j = i + 1;
-      while (j < s.size() && static_cast<unsigned char>(s[j]) < 0x80) ++j;
-      out.append(s, i, j - i);
-      i = j;
-      continue;
-    }
-    size_t n = a >= 0xC2 && a <= 0xDF   ? 2
-               : a >= 0xE0 && a <= 0xEF ? 3
-               : a >= 0xF0 && a <= 0xF4 ? 4
-                                        : 0,
-           k = 1;
-    // The second byte has a narrower range after E0, ED, F0 and F4 (no overlong forms, surrogates,
-    // > 10FFFF).
-    unsigned lo = a == 0xE0   ? 0xA0
-                  : a == 0xF0 ? 0x90
-                              : 0x80,
-             hi = a == 0xED   ? 0x9F
-                  : a == 0xF4 ? 0x8F
-                              : 0xBF;
-    while (k < n && i + k < s.size()) {
-      unsigned char b = s[i + k];
-      if (b < lo || b > hi) break;
-      lo = 0x80, hi = 0xBF, ++k;
-    }
-    if (n && k == n) {
-      out.append(s, i, n);
-    } else if (n && keep_tail && i + k == s.size()) {
-      *keep_tail = k;
-      return out;
-    } else {
-      out += "\xEF\xBF\xBD";
-    }
-    i += k;
-  }
-  return out;
 }
 
 Pattern::Pattern(const Json& j, const Where& w) : where_(w) {

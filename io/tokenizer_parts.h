@@ -15,6 +15,8 @@
 #include <utility>
 #include <vector>
 
+#include "io/utf8.h"
+
 namespace sutor::tok {
 
 using Json = nlohmann::ordered_json;
@@ -32,18 +34,6 @@ std::string str(const Json& j, const char* key, const Where& w);
 std::string str_or(const Json& j, const char* key, const std::string& def, const Where& w);
 bool bool_or(const Json& j, const char* key, bool def, const Where& w);
 int64_t int_or(const Json& j, const char* key, int64_t def, const Where& w);
-
-// Decodes one code point of valid UTF-8 at s[i] and moves i past it.
-char32_t next_char(std::string_view s, size_t& i);
-void append_utf8(std::string& out, char32_t c);
-bool is_space(char32_t c);
-bool is_numeric(char32_t c);
-bool is_punctuation(char32_t c);
-bool is_word(char32_t c);
-// Ill-formed bytes become U+FFFD, one per maximal subpart (Unicode 3.9), as Python and Rust do.
-// `keep_tail` returns the length of an unfinished but so far valid sequence at the end instead of
-// replacing it.
-std::string replace_invalid(std::string_view s, size_t* keep_tail = nullptr);
 
 // The GPT-2 byte alphabet.
 struct ByteAlphabet {

@@ -39,7 +39,7 @@ Example encode_esft(const Row& row, const Tokenizer& tok) {
 
 Example encode_template(const Row& row, const Tokenizer& tok, const ChatTemplate& chat) {
   Example e;
-  for (const ChatPart& part : chat.parts(row.messages))
+  for (const ChatPart& part : chat.parts(row.messages, row.more))
     append(e, tok.encode(part.text, false), part.train);
   return e;
 }

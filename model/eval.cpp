@@ -32,10 +32,10 @@ EvalTask chat_task(const Row& row, const std::string& where, const Tokenizer& to
     t.expected_ids = answer_ids(esft_text(row.messages[last - 1]), tok);
     return t;
   }
-  t.prompt = chat->render(before.messages, true);
+  t.prompt = chat->render(before.messages, true, row.more);
   t.prompt_ids = tok.encode(t.prompt, false);
   before.messages.push_back(row.messages[last - 1]);
-  std::string whole = chat->render(before.messages, false);
+  std::string whole = chat->render(before.messages, false, row.more);
   t.expected_ids = whole.starts_with(t.prompt) ? tok.encode(whole.substr(t.prompt.size()), false)
                                                : answer_ids(t.expected, tok);
   return t;

@@ -101,7 +101,7 @@ EvalResult eval_choices(Ctx& ctx, Model& model, const Tokenizer& tok, const Data
     std::vector<int32_t> head;
     if (!q.messages.empty()) {
       row.prompt = q.messages.back().content;
-      head = chat ? tok.encode(chat->render(q.messages, true), false) : encode_esft(q, tok).ids;
+      head = chat ? tok.encode(chat->render(q.messages, true, q.more), false) : encode_esft(q, tok).ids;
     }
     for (const std::string& c : q.choices) {
       if (q.messages.empty())

@@ -1,6 +1,5 @@
-"""Writes jinja/cases.json with jinja2 as the oracle, set up as transformers sets it up."""
+"""Writes jinja/cases.json with transformers' own jinja2 environment as the oracle (transformers 5.23, jinja2 3.1.6)."""
 import json, os
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 M = [dict(role="system", content="Be brief."), dict(role="user", content=" Hi 'x' "), dict(role="assistant", content="Yo\n")]
 T = ["{{ 1 + 2 * 3 }} {{ 7 // 2 }} {{ -7 % 3 }} {{ 2 ** 3 }} {{ 'a' ~ 1 }}", "{{ messages[-1].content | trim }}|{{ messages[1:] | length }}",
   "{% for m in messages %}\n  {% if loop.first %}\nF\n  {% endif %}\n{{ m.role }}:{{ m['content'].strip() }}\n{% endfor %}\nend",
@@ -37,18 +36,48 @@ PUBLISHED = [
   "{%- for message in messages %}{%- if message.role == 'system' %}{%- continue %}{%- endif %}{{ message.role }}{%- if message.role == 'assistant' %}{%- break %}{%- endif %}{%- endfor %}",
   "{% for m in messages %}{{ loop.cycle('a', 'b') if false else loop.revindex }}{% endfor %}{{ messages | map(attribute='role') | unique | list | length }}{{ messages | selectattr('role', 'equalto', 'user') | list | length }}",
 ]
-T += FILTERS + PUBLISHED
+# Everything else of the language that templates may use: one construct in several forms a line.
+LANGUAGE = [
+  "{{ -2 ** 2 }} {{ 2 ** 3 ** 2 }} {{ -1 | abs }} {{ 1_000 + 1 }} {{ 1e3 }} {{ 1.5e-7 }} {{ 10 / 4 }} {{ 7 // 2.0 }} {{ -7 // 2 }} {{ 7 % -3 }} {{ 3 * 'ab' if false else 'ab' * 3 }} {{ [1, 2] * 2 }}",
+  "{{ 1 == true }} {{ 1 == 1.0 }} {{ 'a' < 'b' < 'c' }} {{ 1 < 2 > 3 }} {{ {'a': 1, 'b': 2} == {'b': 2, 'a': 1} }} {{ [1, 'a'] == [1.0, 'a'] }} {{ none == none }} {{ x == y }} {{ true + 1 }} {{ 2 > true }}",
+  "{{ 'é'.upper() }} {{ 'ÀB ßx'.lower() }} {{ 'straße'.upper() }} {{ 'élan vital'.title() }} {{ 'ÉLAN'.capitalize() }} {{ 'aB'.swapcase() }} {{ 'Hi-there (you) o\\'k' | title }} {{ 'ÄÖ' | lower }} {{ 'äö' | capitalize }}",
+  "[{{ '\u00a0 x\u3000\n'.strip() }}] [{{ '  x '.lstrip() }}] [{{ 'xxaxx'.strip('x') }}] [{{ 'aébé'.rstrip('éb') }}] [{{ ' x ' | trim }}] [{{ '--x-' | trim('-') }}] [{{ 'abc'.strip(none) }}]",
+  "{{ 'a b  c'.split() }} {{ 'a  b c'.split(' ') }} {{ 'a,b,c'.split(',', 1) }} {{ 'a,b,c'.rsplit(',', 1) }} {{ ' a b c '.split(none, 1) }} {{ ' a b c '.rsplit(none, 1) }} {{ ''.split() }} {{ ''.split(',') }} {{ 'a\nb\r\nc\n'.splitlines() }} {{ 'a\nb'.splitlines(true) }} {{ 'k=v=w'.partition('=') | list }} {{ 'k=v=w'.rpartition('=') | list }}",
+  "{{ 'abcabc'.replace('b', 'X') }} {{ 'abcabc'.replace('b', 'X', 1) }} {{ 'ab'.replace('', '-') }} {{ 'aaa' | replace('a', 'b', 2) }} {{ 'abc'.startswith(('x', 'a')) }} {{ 'abc'.endswith('bc') }} {{ 'abc'.removeprefix('a').removesuffix('c') }}",
+  "{{ 'aéb'.find('b') }} {{ 'aéb'.index('é') }} {{ 'abab'.rfind('b') }} {{ 'abab'.count('ab') }} {{ 'x'.find('y') }} {{ '-'.join(['a', 'b']) }} {{ 'é' | length }} {{ 'abc'[1] }} {{ 'aéb'[-2] }} {{ 'abc'[5] is defined }}",
+  "{{ '12'.isdigit() }} {{ 'a1'.isalnum() }} {{ 'ab'.isalpha() }} {{ 'AB'.isupper() }} {{ 'a b'.islower() }} {{ ' '.isspace() }} {{ ''.isdigit() }} {{ 'x'.zfill(3) }} {{ '-1'.zfill(4) }} [{{ 'x'.ljust(3) }}] [{{ 'x'.rjust(3, '.') }}] [{{ 'x'.center(4) }}] [{{ 'abc' | center(6) }}]",
+  "{{ '{} {}'.format(1, 'a') }} {{ '{1}{0}{n}{{}}'.format('a', 'b', n=3) }} {{ '%s=%d %5.2f%%' | format('a', 3, 2.5) }} {{ '%03d|%-4s|%r' % (7, 'x', 'y') }} {{ 'a%sb' % 1 }}",
+  "{{ [1,2,3,4,5][1:4] }} {{ [1,2,3,4,5][::2] }} {{ [1,2,3,4,5][-2:] }} {{ 'héllo'[1:-1] }} {{ 'abc'[::-1] }} {{ [1,2,3][5:] }} {{ [1,2,3][none:2] }} {{ messages[:1] | length }} {{ (1, 2)[0] }}",
+  "{% set a, b = 1, 'x' %}{{ a }}{{ b }}{% set c = [a, b] %}{{ c }}{% set d %} body {{ a }} {% endset %}[{{ d }}]{% set e | upper | trim %} up {% endset %}[{{ e }}]{% filter upper | replace('A', 'o') %}banana{% endfilter %}",
+  "{% set x = 0 %}{% for i in [1, 2] %}{% set x = x + i %}{{ x }}{% endfor %}{{ x }}{% if true %}{% set x = 5 %}{% endif %}{{ x }}{% with y = 3, z = x %}{{ y + z }}{% set x = 9 %}{% endwith %}{{ x }}{% set q %}{% set x = 7 %}{% endset %}{{ x }}",
+  "{% macro m(a, b='d') %}({{ a }}{{ b }}{{ varargs | list }}{{ kwargs }}){% endmacro %}{{ m(1) }}{{ m(b=2, a=3) }}{{ m(1, 2, 3, z=4) }}", "{% macro m(a) %}{{ a }}{% endmacro %}{{ m(1, nope=2) }}", "{% macro m(a) %}{{ a is defined }}{% endmacro %}{{ m() }}",
+  "{% macro tree(n, d=0) %}{{ '  ' * d ~ n.k }}\n{% for c in n.c or [] %}{{ tree(c, d + 1) }}{% endfor %}{% endmacro %}{{ tree({'k': 'a', 'c': [{'k': 'b', 'c': [{'k': 'c'}]}, {'k': 'd'}]}) }}",
+  "{% macro box(t) %}<{{ t }}>{{ caller() }}</{{ t }}>{% endmacro %}{% call box('b') %}in {{ messages | length }}{% endcall %}{% macro each(l) %}{% for x in l %}{{ caller(x, loop.index) }}{% endfor %}{% endmacro %}{% call(v, i) each(['p', 'q']) %}{{ i }}{{ v }};{% endcall %}",
+  "{% set ns = namespace({'a': 1}, b=2) %}{{ ns.a + ns.b }}{% set ns.c = [ns.a] %}{{ ns.c }}{{ ns.nope is defined }}{{ dict(a=1, b='x') }}{{ dict({'a': 1}, b=2) | tojson }}", "{% set ns = namespace() %}{% set ns._x = 1 %}", "{% set z.a = 1 %}",
+  "{% for i in range(5) %}{% if i == 1 %}{% continue %}{% endif %}{% if i == 3 %}{% break %}{% endif %}{{ i }}{% else %}none{% endfor %}{% for i in [] %}{% else %}none{% endfor %}{{ range(3) | list }}{{ range(1, 9, 3) | list }}{{ range(3, 0, -1) | list }}",
+  "{% for a in 'xyz' %}{{ loop.cycle('o', 'e') }}{{ loop.revindex0 }}{{ loop.previtem | default('-') }}{{ loop.nextitem | default('-') }}{{ loop.depth }}{% for b in [1] %}{{ loop.depth0 }}{{ loop.length }}{% endfor %};{% endfor %}{% for r in ['a','a','b'] %}{{ loop.changed(r) }}{% endfor %}",
+  "{% for k, v in {'a': 1, 'b': [2]}.items() %}{{ k }}{{ v }}{% endfor %}{% for k in {'a': 1} %}{{ k }}{% endfor %}{% for (a, b) in [[1, 2]] %}{{ a }}{{ b }}{% endfor %}{% for x in messages if x.role != 'system' %}{{ loop.index }}{{ x.role }}{% endfor %}{{ {'a': 1}.get('b') }}{{ {'a': 1}.get('b', 3) }}{{ {'a': none}.get('a', 3) }}",
+  "{{ {'items': 5}['items'] }} {{ {'items': 5}.items is callable }} {{ {'items': 5}.items is defined }} {{ {'a': {'b': [1, {'c': 2}]}}.a.b[1].c }} {{ {'a b': 1}['a b'] }} {{ [[1]][0][0] }} {{ [1].0 }} {{ messages[0]['role'] }} {{ messages[9] is defined }} {{ messages.foo is defined }} {{ none.foo is defined }}",
+  "{{ 1 is number }} {{ true is number }} {{ true is integer }} {{ 1.0 is float }} {{ 'a' is string }} {{ [] is iterable }} {{ {} is mapping }} {{ 3 is odd }} {{ 4 is divisibleby 2 }} {{ 4 is divisibleby(3) }} {{ 'a' is in 'abc' }} {{ 1 is in [1] }} {{ 1 is eq 1 }} {{ 1 is ne 2 }} {{ 2 is gt 1 }} {{ 2 is le(1) }} {{ 'A' is upper }} {{ 'a' is lower }} {{ none is none }} {{ false is false }} {{ 1 is true }} {{ x is undefined }} {{ range is callable }} {{ 1 is sameas 1 }} {{ x is iterable }} {{ 1 is boolean }} {{ 'x' is not string }} {{ 1 is not in [2] }}",
+  "{{ 'a' if false }}|{{ ('a' if x else 'b') ~ 1 }}|{{ x or 'd' }}|{{ '' and 'e' }}|{{ not x }}|{{ 1 and 2 }}|{{ none or false }}|{{ 'a' ~ none ~ 1.0 ~ true ~ x }}|{{ 1 if 0 else 2 if 0 else 3 }}",
+  "{{ x | default('d') }} {{ '' | default('d') }} {{ '' | default('d', true) }} {{ none | default('d') }} {{ none | default('d', boolean=true) }} {{ x | d }} {{ x | length }} {{ x | list }} {{ x | join }} {{ x | upper }} {{ (x | first) is defined }} {{ x | sort }} {{ [x] }} {{ x is sequence }}{{ x is callable }} {{ 'a'.upper is defined }} {{ 3 * 'ab' }} {{ 'abc'.0 }} {{ x ~ 'e' }} {{ [x | default(1)] }}",
+  "{{ x + 1 }}", "{{ x < 1 }}", "{{ x() }}", "{{ x | tojson }}", "{{ x | int }}", "{{ x | indent }}", "{{ none | list }}", "{{ [x] | tojson }}", "{{ -x }}", "{{ x[1:] }}", "{% for a in none %}{% endfor %}", "{{ 1 + 'a' }}", "{{ 'a' in 1 }}", "{{ [].append(1) }}", "{{ {}.update(1) }}", "{{ messages[0].nope.more }}", "{{ 1 / 0 }}", "{{ [1] | join('-', 'a', 'b') }}", "{{ 'a' | upper(1) }}", "{{ 1 | length }}", "{% break %}", "{{ range(3)", "{% for a, b in [[1]] %}{% endfor %}", "{% if %}x{% endif %}", "{% unknown %}", "{% macro a() %}{% continue %}{% endmacro %}",
+  "{{ '\\x41\\u00e9\\U0001F600\\t|\\101\\q' }} {{ \"it's\" }} {{ 'a' 'b' }} {{ 'say \"x\"' | tojson }} {{ '\x7f\x01\\b' | tojson }} {{ ['\\n', \"'\", '\\'\"', 'é'] }}",
+  "{{ {'a': [1, 2.5, none, true, 'ü<&>'], 'b': {}} | tojson }} {{ [] | tojson(indent=2) }} {{ {'b': 1, 'a': [1, {}]} | tojson(indent=2, sort_keys=true) }} {{ {'a': 1} | tojson(separators=[',', ':']) }} {{ 'ü😀' | tojson(ensure_ascii=true) }} {{ {'a': 1} | tojson(indent='--') }} {{ 1e16 | tojson }} {{ 0.1 | tojson }} {{ 1e-5 }} {{ 123456789012345678 }}",
+  "{{ ['a','b'] | map('upper') | join }} {{ [' a '] | map('trim') | map('replace', 'a', 'b') | list }} {{ [1,2,3] | select('odd') | list }} {{ [1,2,3] | reject('gt', 1) | list }} {{ [0,1,''] | select | list }} {{ P | selectattr('n', 'gt', 1) | map(attribute='k') | list }} {{ P | rejectattr('k', 'in', ['x']) | map(attribute='k') | list }} {{ P | selectattr('nope', 'undefined') | list | length }} {{ P | map(attribute='o') | map(attribute='z') | sum }}",
+  "{{ [1,2,3,4,5] | batch(2) | list }} {{ [1,2,3] | batch(2, 'x') | list }} {{ [1,2,3,4,5] | slice(2) | list }} {{ [1,2,3,4,5] | slice(3, 0) | list }} {{ 'abc' | reverse }} {{ [1,2] | reverse | list }} {{ 'abc' | list }} {{ 'abc' | first }} {{ [3,4] | last }} {{ {'a': 1} | items | list | length }} {{ P | join(',', attribute='k') }} {{ 'a b_c d' | wordcount }} {{ 'foo bar baz qux' | truncate(9) }} {{ 'foo bar baz qux' | truncate(9, true) }} {{ 'foo bar' | truncate(9) }} {{ 'foo bar baz qux' | truncate(11, false, '..', 0) }}",
+  "{{ '12' | int }} {{ 'x' | int }} {{ 'x' | int(7) }} {{ '3.9' | int }} {{ 3.9 | int }} {{ 'ff' | int(0, 16) }} {{ '1.5' | float }} {{ 'y' | float(2.5) }} {{ true | int }} {{ none | int }} {{ 1 | float }} {{ -3 | abs }} {{ 5 | string | length }}",
+  "{#- c -#} a {# c #}\n b {%- if true -%} c {%- endif +%}\n d\n  {%+ if true %} e{% endif %}\n{#c+#}\nf {{- 'g' -}} h\n\t{% if true %}\n\ti\n{% endif %}\n\n{{ 'j' }}\n",
+  "{% raw %}{{ x }} {% if %}{% endraw %}|{%- raw -%}  {# y #}  {%- endraw -%} z\n{% raw %}\n  a\n  {% endraw %}\nb", "a\r\nb\rc{{ 'd\r\ne' }}\n\n",
+  "{% if messages[0].role == 'system' %}\n  {%- set m = messages[1:] %}\n{% elif x %}\n  no\n{% else %}\n  {% set m = messages %}\n{% endif %}\n{{ m | length }}\n\n  {% for q in m %}  \n  {{ q.role }}\n  {% endfor %}  \nend",
+]
+T += FILTERS + PUBLISHED + LANGUAGE
 TOOLS = [dict(type="function", function=dict(name="f", description="Ünïcode <b>", parameters=dict(type="object", properties=dict(a=dict(type="string"), b=dict(type=["integer", "null"])), required=["a"])))]
 P = [dict(k="x", n=2, o=dict(z=1)), dict(k="y", n=1, o=dict(z=2)), dict(k="w", n=2, o=dict(z=1))]
 
 
-def raise_exception(message):
-    raise RuntimeError(message)
-
-
-env = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
-env.filters["tojson"] = lambda x, indent=None: json.dumps(x, ensure_ascii=False, indent=indent)
-env.globals.update(raise_exception=raise_exception, strftime_now=lambda f: 'now')
+from transformers.utils.chat_template_utils import _compile_jinja_template
+env = _compile_jinja_template("").environment
 V, cases = dict(messages=M, tools=TOOLS, P=P, bos_token="<s>", eos_token="</s>", add_generation_prompt=True), []
 for t in T:
     try: cases.append(dict(template=t, out=env.from_string(t).render(**V)))
