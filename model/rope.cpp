@@ -13,6 +13,28 @@ double correction(const RopeConfig& r, int64_t dim, double rotations) {
          (2 * std::log(r.theta));
 }
 
+// An unknown key is an unknown meaning (rope_parameters by layer type, sections, other schemes).
+void check_keys(const Reader& r) {
+  static const std::vector<std::string> known{"rope_type",
+                                              "type",
+                                              "rope_theta",
+                                              "factor",
+                                              "beta_fast",
+                                              "beta_slow",
+                                              "mscale",
+                                              "mscale_all_dim",
+                                              "truncate",
+                                              "finetuned",
+                                              "low_freq_factor",
+                                              "high_freq_factor",
+                                              "attention_factor",
+                                              "partial_rotary_factor",
+                                              "original_max_position_embeddings"};
+  for (const auto& [key, value] : r.j.items())
+    check(std::find(known.begin(), known.end(), key) != known.end(),
+          "{}: unknown key {}, known: {}", r.where, key, fmt::join(known, ", "));
+}
+
 }  // namespace
 
 double yarn_mscale(double factor, double mscale) {
@@ -34,6 +56,7 @@ RopeConfig read_rope(const Reader& r, double theta, int64_t max_positions,
   Reader q{s, r.where + ": " + key};
   rope.theta = q.number("rope_theta", rope.theta);
   std::string type = q.choice(q.one_of({"rope_type", "type"}), "default", types);
+  check_keys(q);
   check(q.value("partial_rotary_factor", 1.0) == 1.0,
         "{}: partial_rotary_factor is {}, not implemented (allowed: 1)", q.where,
         q.value("partial_rotary_factor", 1.0));
