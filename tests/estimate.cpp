@@ -38,6 +38,27 @@ Json small_config() {
           {"first_k_dense_replace", 1}};
 }
 
+// Other attention and other MoE blocks of about the same size.
+std::vector<Json> other_configs() {
+  Json shared{{"model_type", "qwen2_moe"},
+              {"vocab_size", 4096},
+              {"hidden_size", 128},
+              {"num_hidden_layers", 3},
+              {"num_experts", 8},
+              {"num_experts_per_tok", 3},
+              {"moe_intermediate_size", 96},
+              {"shared_expert_intermediate_size", 160},
+              {"mlp_only_layers", {0}},
+              {"intermediate_size", 512},
+              {"num_attention_heads", 6},
+              {"num_key_value_heads", 2},
+              {"head_dim", 32}};
+  Json clipped = shared;
+  clipped.update(
+      {{"model_type", "olmoe"}, {"intermediate_size", 96}, {"head_dim", 22}, {"clip_qkv", 0.5}});
+  return {shared, clipped};
+}
+
 struct ConfigFile {
   explicit ConfigFile(const Json& j)
       : path((fs::temp_directory_path() / fmt::format("sutor-estimate-{}", getpid())).string()) {
@@ -74,7 +95,8 @@ void choose(Model& model, const Setting& s) {
 
 TEST_CASE("estimate: the dry run allocates what a real step allocates") {
   constexpr int64_t kRows = 4, kSeq = 176;
-  ConfigFile config(small_config());
+  std::vector<Json> configs = other_configs();
+  configs.push_back(small_config());
   std::vector<TrainRow> rows(kRows);
   std::vector<std::vector<int32_t>> ids;
   for (int64_t r = 0; r < kRows; ++r) {
@@ -88,49 +110,55 @@ TEST_CASE("estimate: the dry run allocates what a real step allocates") {
         Setting{"model.layers.1.mlp.experts.*", true},
         Setting{"model.layers.2.mlp.experts.*", false, true},
         Setting{"model.layers.1.mlp.experts.*", true, true}, Setting{"*"}, Setting{"*", true},
-        Setting{"*", false, false, false, Compute::kF32}, Setting{"", false, false, true}}) {
-    CAPTURE(s.what);
-    CAPTURE(s.recompute);
-    CAPTURE(s.lora);
-    auto dry = dry_model(config.file(), DType::BF16);
-    {
-      DryRun guard;
-      choose(*dry, s);
-    }
-    Estimate e =
-        estimate_training(*dry, {make_batch(ids, ids)}, {s.compute, s.recompute, s.balance, {}});
-    dry.reset();
+        Setting{"*", false, false, false, Compute::kF32}, Setting{"", false, false, true}})
+    for (const Json& json : configs) {
+      std::string family = json["model_type"];
+      if (family != "deepseek_v2" && (s.recompute || s.balance || s.compute == Compute::kF32))
+        continue;
+      ConfigFile config(json);
+      CAPTURE(family);
+      CAPTURE(s.what);
+      CAPTURE(s.recompute);
+      CAPTURE(s.lora);
+      auto dry = dry_model(config.file(), DType::BF16);
+      {
+        DryRun guard;
+        choose(*dry, s);
+      }
+      Estimate e =
+          estimate_training(*dry, {make_batch(ids, ids)}, {s.compute, s.recompute, s.balance, {}});
+      dry.reset();
 
-    Config c = read_config(config.file());
-    auto model = make_model(c, random_source(c, 1, DType::BF16));
-    int64_t before = memory_stats().live;
-    choose(*model, s);
-    model->params.prepare_training(s.compute);
-    model->recompute = s.recompute;
-    int64_t weights = 0, prepared = memory_stats().live - before;
-    for (Param* p : model->params.trainable()) weights += p->value.numel();
-    // What trains lives on the heap here; its old tensors (in a real run: the file) were freed.
-    int64_t freed = 0;
-    if (!s.lora)
-      for (Param* p : model->params.trainable()) freed += p->value.numel() * 2;
-    CHECK(e.trainable_parameters == weights);
-    CHECK(e.values + e.grads + e.masters + e.moments ==
-          doctest::Approx(static_cast<double>(prepared + freed)).epsilon(0.002));
-    reset_memory_peak();
-    before = memory_stats().live;
-    Ctx ctx = cpu_context(s.compute);
-    TrainOptions opt;
-    opt.steps = 2;
-    opt.batch = kRows;
-    opt.shuffle = false;
-    opt.aux_alpha = s.balance ? 0.001 : 0;
-    train(ctx, *model, rows, opt, 0, [](const StepLog&) { return true; });
-    double real = static_cast<double>(memory_stats().peak - before);
-    CHECK(static_cast<double>(e.activations + e.step) ==
-          doctest::Approx(real).epsilon(0.05));  // routing is uneven in the real run
-    CHECK(e.tokens == kRows * kSeq);
-    CHECK(e.trained_tokens == kRows * (kSeq - 1));
-  }
+      Config c = read_config(config.file());
+      auto model = make_model(c, random_source(c, 1, DType::BF16));
+      int64_t before = memory_stats().live;
+      choose(*model, s);
+      model->params.prepare_training(s.compute);
+      model->recompute = s.recompute;
+      int64_t weights = 0, prepared = memory_stats().live - before;
+      for (Param* p : model->params.trainable()) weights += p->value.numel();
+      // What trains lives on the heap here; its old tensors (in a real run: the file) were freed.
+      int64_t freed = 0;
+      if (!s.lora)
+        for (Param* p : model->params.trainable()) freed += p->value.numel() * 2;
+      CHECK(e.trainable_parameters == weights);
+      CHECK(e.values + e.grads + e.masters + e.moments ==
+            doctest::Approx(static_cast<double>(prepared + freed)).epsilon(0.002));
+      reset_memory_peak();
+      before = memory_stats().live;
+      Ctx ctx = cpu_context(s.compute);
+      TrainOptions opt;
+      opt.steps = 2;
+      opt.batch = kRows;
+      opt.shuffle = false;
+      opt.aux_alpha = s.balance ? 0.001 : 0;
+      train(ctx, *model, rows, opt, 0, [](const StepLog&) { return true; });
+      double real = static_cast<double>(memory_stats().peak - before);
+      CHECK(static_cast<double>(e.activations + e.step) ==
+            doctest::Approx(real).epsilon(0.05));  // routing is uneven in the real run
+      CHECK(e.tokens == kRows * kSeq);
+      CHECK(e.trained_tokens == kRows * (kSeq - 1));
+    }
 }
 
 TEST_CASE("estimate: activations are kept only above the first trainable layer") {

@@ -57,7 +57,9 @@ TEST_CASE("families: every command") {
     for (const auto& [name, n] : shape["groups"].items()) total += n.get<int64_t>();
     CHECK(total == get<int64_t>(shape, "parameters", ""));
     const std::string settings = " --data " + data + " --steps 2 --seq 16 --lr 1e-2 --quiet --out ";
-    must(f, "estimate " + m + " --method full --seq 16");
+    // It measures the machine first; the dry run itself is tested for all (family_methods.cpp).
+    if (family == "llama" || family == "qwen2_moe")
+      must(f, "estimate " + m + " --method full --seq 16");
     must(f, "generate " + m + " --prompt abc --max-tokens 3");
     std::string score = "score " + m + " --data " + data + " --seq 16 --quiet --out " + (f / "s");
     std::vector<std::string> methods{"full", "lora"};
@@ -78,7 +80,6 @@ TEST_CASE("families: every command") {
       if (method == "full") continue;
       must(f, "inspect " + run_dir + "/adapter");
       must(f, "merge " + m + " --adapter " + run_dir + "/adapter --out " + run_dir + "/merged");
-      must(f, "generate " + run_dir + "/merged --prompt abc --max-tokens 3");
     }
   }
 }
