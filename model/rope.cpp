@@ -129,7 +129,7 @@ RopeAngles Rope::angles(const Tensor& positions, bool alone) const {
   RopeAngles a{empty({T, half}), empty({T, half})};
   std::vector<double> grown;
   for (int64_t t = 0, end = 0; t < T; ++t) {
-    if (config_.type == RopeType::kDynamic && (alone || t == end)) {
+    if (config_.type == RopeType::kDynamic && t == end) {
       for (end = t + 1; !alone && end < T && at[end] != 0;) ++end;
       int64_t length = at[end - 1] + 1;
       grown = length > config_.original_max_positions ? inverse_frequencies(config_, dim_, length)

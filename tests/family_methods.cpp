@@ -206,6 +206,33 @@ TEST_CASE("families: tokens in pieces through the cache as all at once, alone an
   }
 }
 
+TEST_CASE("families: with dynamic RoPE a token's angles do not depend on those fed with it") {
+  Ctx ctx = cpu_context(Compute::kF32);
+  auto weights = load_model("tests/goldens/llama/tied");
+  auto model = make_model(
+      read_config("tests/goldens/llama/rope_dynamic"),
+      [&](const std::string& name, const Shape&) { return weights->params.at(name).value; });
+  REQUIRE(model->config.max_positions == 12);
+  std::vector<int32_t> ids = rows()[2].ids, first(ids.begin(), ids.begin() + 6);
+  auto continued = [&](size_t together) {
+    KvCache cache = model->make_cache(static_cast<int64_t>(ids.size()));
+    model->extend(ctx, cache, first, 1);
+    std::vector<float> out;
+    for (size_t at = 6; at < ids.size(); at += together) {
+      size_t end = std::min(ids.size(), at + together);
+      int64_t n = static_cast<int64_t>(end - at);
+      Tensor h = model->extend(
+          ctx, cache,
+          {ids.begin() + static_cast<int64_t>(at), ids.begin() + static_cast<int64_t>(end)}, n);
+      out.insert(out.end(), h.f32(), h.f32() + h.numel());
+    }
+    return out;
+  };
+  std::vector<float> one = continued(1);
+  CHECK(one == continued(2));
+  CHECK(one == continued(4));
+}
+
 TEST_CASE(
     "families: the dry run knows the trainable parameters; new weights are written and read") {
   Folder f;

@@ -57,7 +57,7 @@ MODELS = {
         "rope_dynamic": ("tied", dict(TIED, **v5(rope_type="dynamic", factor=2.0), max_position_embeddings=12)),
         "rope_yarn": ("tied", dict(TIED, **v5(rope_type="yarn", factor=8.0, original_max_position_embeddings=64))),
         "rope_yarn_mscale": ("tied", dict(TIED, **V4, max_position_embeddings=160, rope_scaling={
-            "type": "yarn", "factor": 5.0, "original_max_position_embeddings": 32, "beta_fast": 16, "beta_slow": 2,
+            "type": "yarn", "factor": 5.0, "original_max_position_embeddings": 32, "beta_fast": 16, "beta_slow": 0.5,
             "mscale": 0.9, "mscale_all_dim": 0.4, "truncate": False})),
         "rope_llama3": ("tied", dict(TIED, **V4, rope_scaling={
             "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
