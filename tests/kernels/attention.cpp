@@ -1,8 +1,10 @@
-// attention against engine/ref/attention.h: documents, grouped heads, remainders, strides, decode;
-// gradients of the reference by complex step; thread counts. The complex-step test failed without
-// the -<do, o> term before it passed.
+// attention against engine/ref/attention.h: documents, sliding windows, grouped heads, remainders,
+// strides, decode; gradients of the reference by complex step; thread counts. The complex-step test
+// failed without the -<do, o> term before it passed.
 
 #include "engine/ref/attention.h"
+
+#include <array>
 
 #include "tests/kernels/parity.h"
 
@@ -11,10 +13,12 @@ using namespace parity;
 
 namespace {
 
-Tensor starts(int64_t tk, int64_t document) {
+// First key of each token: of its document, or with a sliding window the window's.
+Tensor starts(int64_t tk, int64_t document, int64_t window = 0) {
   Tensor s = zeros({tk}, DType::I32);
-  for (int64_t t = 0; document > 0 && t < tk; ++t)
-    s.i32()[t] = static_cast<int32_t>(t / document * document);
+  for (int64_t t = 0; t < tk; ++t)
+    s.i32()[t] = static_cast<int32_t>(
+        std::max(document > 0 ? t / document * document : 0, window > 0 ? t - window + 1 : 0));
   return s;
 }
 
@@ -50,7 +54,10 @@ TEST_CASE("attention: the reference's gradients are its derivatives") {
 }
 
 TEST_CASE("attention: parity with the reference") {
-  for (auto p : problems::kAttention) {
+  for (size_t i = 0; i < 3 * std::size(problems::kAttention); ++i) {
+    const problems::Attention& p = problems::kAttention[i / 3];
+    int64_t window = std::array<int64_t, 3>{0, 5, 40}[i % 3];
+    CAPTURE(window);
     CAPTURE(p.tq);
     CAPTURE(p.tk);
     CAPTURE(p.heads);
@@ -60,7 +67,8 @@ TEST_CASE("attention: parity with the reference") {
     int heads = static_cast<int>(p.heads), kv_heads = static_cast<int>(p.kv_heads);
     Tensor q = rnd.tensor(rows, p.d, DType::F32, 3, 1), k = rnd.tensor(keys, p.d, DType::F32, 1, 2),
            v = rnd.tensor(keys, p.dv, DType::F32, 1, 3),
-           dout = rnd.tensor(rows, p.dv, DType::F32, 1, 4), start = starts(p.tk, p.document);
+           dout = rnd.tensor(rows, p.dv, DType::F32, 1, 4),
+           start = starts(p.tk, p.document, window);
     Doubles qs = doubles(q), ks = doubles(k), vs = doubles(v), dos = doubles(dout), wo(rows * p.dv),
             wl(rows);
     ref::attention_fwd(wo.data(), wl.data(), qs.data(), ks.data(), vs.data(), start.i32(), n, 0.25);
