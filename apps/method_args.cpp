@@ -24,6 +24,10 @@ LoraOptions choose_what_trains(const Args& a, Model& model, std::string& expert_
         "--adapter: {} carries a LoRA, which --method {} would neither train nor write: fold it in "
         "first (sutor merge)",
         p.name, method);
+  check(model.folded.empty(),
+        "--adapter: {} carries a folded LoRA, which --method {} would not write: fold it in for "
+        "good first (sutor merge)",
+        model.folded.empty() ? "" : model.folded.front().param->name, method);
   model.params.freeze_all();
   if (method == "full") {
     model.params.train("*");
