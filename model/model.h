@@ -16,7 +16,8 @@ namespace sutor {
 struct Batch {
   Tensor ids, positions, start;  // I32 [T]; start[t] = first token of t's document (index into T)
   Tensor targets;                // I32 [T]: id that t predicts, -1 = not trained
-  std::vector<int32_t> rows;     // row r is tokens rows[r]..rows[r+1]
+  std::vector<int32_t> rows;  // row r is tokens rows[r]..rows[r+1]
+  Tensor real{};  // I32 [T]: 0 = padding, which balance losses leave out; empty: none
 };
 // One document per row.
 Batch make_batch(const std::vector<std::vector<int32_t>>& ids);
@@ -61,6 +62,7 @@ class Model {
   ParamStore params;
   std::vector<MergedWeight> folded;  // by adapters that the forward pass cannot keep apart (DoRA,
                                      // head, router): their value is W' in F32
+  std::vector<std::string> notices;  // what the user should know about what was loaded
   std::deque<Param> fold_factors;    // what `folded` refers to
   bool recompute = false;            // keep only each block's input for backward
 
