@@ -18,6 +18,8 @@ void declare_model(Args& a, bool optional) {
 
 std::unique_ptr<Model> open_model(const Args& a) {
   auto model = load_model(a.str("MODEL"), a.str("dtype") == "f32" ? Compute::kF32 : Compute::kBF16);
+  for (const std::string& s : model->notices)
+    if (!a.on("quiet")) note("{}\n", s);
   Replaced replaced;
   for (const std::string& dir : a.all("adapter")) load_adapter(*model, dir, &replaced);
   return model;

@@ -161,15 +161,16 @@ class Demo {
   std::vector<std::string> train(const std::string& task, const Method& m, int64_t seed,
                                  const std::string& dir, Outcome& o) {
     const std::string run = dir + "/run", lr = a_.given("lr") ? a_.str("lr") : m.lr;
-    std::vector<std::string> words{"train",    model(),
-                                   "--data",   data("train", task),
-                                   "--method", m.train,
-                                   "--out",    run,
-                                   "--steps",  std::to_string(a_.num("steps")),
-                                   "--batch",  kBatch,
-                                   "--seq",    kSeq,
-                                   "--lr",     lr,
-                                   "--seed",   std::to_string(seed)};
+    std::vector<std::string> words{"train",      model(),
+                                   "--data",     data("train", task),
+                                   "--method",   m.train,
+                                   "--out",      run,
+                                   "--steps",    std::to_string(a_.num("steps")),
+                                   "--batch",    kBatch,
+                                   "--seq",      kSeq,
+                                   "--lr",       lr,
+                                   "--seed",     std::to_string(seed),
+                                   "--aux-loss", "0"};
     if (m.score) {
       const std::string config = dir + "/expert_cfg.json";
       std::vector<std::string> select{

@@ -35,7 +35,7 @@ void declare(Args& a) {
             2, 1 << 20);
   a.choice("packing", "of --data, as in sutor train", "documents",
            {"documents", "none", "esft-compat"});
-  a.real("aux-loss", "weight of the router's balance loss; 0: none", 0, 0, 10);
+  declare_balance_loss(a);
   a.flag("recompute", "keep only block inputs for backward");
   a.integer("ranks", "processes that train together", 1, 1, 1 << 16);
 }

@@ -100,6 +100,8 @@ void run(const Args& a) {
   if (has(path, "adapter_config.json") || has(path, "expert_cfg.json"))
     return inspect_adapter(path, a.on("json"));
   auto model = load_model(path);
+  for (const std::string& s : model->notices)
+    if (!a.on("quiet")) note("{}\n", s);
   Json tokenizer = tokenizer_of(path);
   const Config& c = model->config;
   std::map<std::string, int64_t> groups, dtypes;

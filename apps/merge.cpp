@@ -88,7 +88,7 @@ void run(const Args& a) {
   check_model_folder_to_be(out);
   Ctx ctx = a.context(), exact = cpu_context(Compute::kF32);
   auto model = open_model(a);
-  bool lora = false;
+  bool lora = !model->folded.empty();
   for (const Param& p : model->params.all()) lora |= p.lora.has_value();
   // An ESFT adapter replaces tensors. A LoRA is merged in f64; before it is rounded, logits in f32
   // must agree but for the order of sums (an error of about 1e-5 that every layer may add to).

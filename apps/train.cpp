@@ -62,7 +62,7 @@ void declare(Args& a) {
   a.choice("packing", "rows of whole documents, one row per example, or the ESFT authors' stream",
            "documents", {"documents", "none", "esft-compat"});
   a.choice("order", "of rows", "shuffle", {"shuffle", "file"});
-  a.real("aux-loss", "weight of the router's balance loss; 0: none", 0, 0, 10);
+  declare_balance_loss(a);
   a.flag("recompute", "keep only block inputs for backward: less memory, same bits");
 }
 
@@ -158,11 +158,8 @@ void run(const Args& a) {
   auto model = open_model(a);
   Tokenizer tok = Tokenizer::load(a.str("MODEL"));
   std::string expert_cfg;
-  check(
-      opt.aux_alpha == 0 || model->config.seq_aux,
-      "{}: seq_aux is false: its balance loss is not implemented (allowed: true, or --aux-loss 0)",
-      model->config.where);
   LoraOptions lora = choose_what_trains(a, *model, expert_cfg);
+  check_balance_loss(a, *model);
   bool is_lora = a.str("method") == "lora", full = a.str("method") == "full";
   sweep_leftovers(out);
   check(!fs::exists(out) || fs::is_directory(out), "{}: is no folder", out);

@@ -53,10 +53,15 @@ Var moe_ffn(const Var& x, const Routing& routing, const ExpertBank& bank);
 Var moe_ffn_lora(const Var& x, const Routing& routing, const ExpertBank& bank,
                  std::shared_ptr<MoeIndex> index);
 
-// DeepSeek's sequence-wise balance loss: mean over rows b of sum_e f_be P_be; f_be = picks of e in
-// row b / (T_b K / E), P_be = mean probability. rows: first token of each row, and T.
-// (modeling_deepseek.py, MoEGate.forward)
-Var moe_balance_loss(const Routing& routing, const std::vector<int32_t>& rows);
+// Balance losses (engine/ref/balance.h). rows: first token of each row, and T. normalize: of
+// sigmoid scores (DeepSeek-V3).
+Var moe_balance_loss(const Routing& routing, const std::vector<int32_t>& rows,
+                     bool normalize = false);
+// [2,E] of one layer: how often each expert is chosen, the sum of its probabilities (this one has a
+// gradient), over the tokens with real[t] != 0 (I32 [T]; empty: all). Of all layers' loads
+// together: the Switch-type loss.
+Var moe_load(const Routing& routing, const Tensor& real);
+Var switch_balance_loss(const std::vector<Var>& loads, int top_k);
 
 // scale * sum of -log p(target) over the tokens with target >= 0. Logits are made in chunks and
 // never kept; only trained tokens are multiplied with the head. nll[T], if given, receives each

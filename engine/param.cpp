@@ -53,13 +53,16 @@ void ParamStore::freeze_all() {
 
 int ParamStore::train(std::string_view glob) {
   if (glob.find('*') == glob.npos) {
-    at(std::string(glob)).trainable = true;
+    Param& p = at(std::string(glob));
+    check(!p.buffer, "{} is no weight that trains", p.name);
+    p.trainable = true;
     return 1;
   }
   int n = 0;
   bool factors = glob.find(".lora_") != glob.npos;
   for (Param& p : params_) {
-    if (!glob_match(glob, p.name) || (!factors && p.name.find(".lora_") != p.name.npos)) continue;
+    if (p.buffer || !glob_match(glob, p.name) || (!factors && p.name.find(".lora_") != p.name.npos))
+      continue;
     p.trainable = true;
     ++n;
   }

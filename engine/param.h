@@ -32,6 +32,7 @@ struct Param {
   Tensor grad;   // F32, exists only while trainable
   Tensor master, m, v;  // F32 optimiser state, exists only while trainable
   bool trainable = false;
+  bool buffer = false;  // never trains (a router's selection bias)
   std::optional<Lora> lora;
 };
 
@@ -51,7 +52,8 @@ class ParamStore {
   std::deque<Param>& all() { return params_; }
 
   void freeze_all();
-  int train(std::string_view glob);  // marks; LoRA factors only if named; no match: error
+  int train(std::string_view glob);  // marks; LoRA factors only if named, buffers never; no match:
+                                     // error
   // Heap copies and gradients for what is marked, and with `optimizer` the masters and moments.
   // Values become F32 when computing in f32 (or when the file is not BF16), else stay BF16.
   void prepare_training(Compute compute, bool optimizer = true);

@@ -138,7 +138,7 @@ SafetensorsFile::SafetensorsFile(const std::string& path) : WeightFile(path) {
 
 Tensor SafetensorsFile::get(const std::string& name) const {
   const TensorInfo& t = info(name);
-  auto dtype = dtype_named(t.dtype);
+  auto dtype = t.dtype == "F8_E4M3" ? DType::U8 : dtype_named(t.dtype);  // its bytes
   check(dtype.has_value(), "{}: tensor {} has dtype {}, which is not supported", path(), name,
         t.dtype);
   return mapped(data_at_ + t.begin, t.shape, *dtype);

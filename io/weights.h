@@ -18,7 +18,8 @@ namespace sutor {
 
 struct TensorInfo {
   std::string name;
-  std::string dtype;  // as in the file; may be one that get() cannot return (F8_E4M3, ...)
+  std::string dtype;  // as in the file; may be one that get() cannot return (F8_E5M2, ...), or
+                      // returns the bytes of (F8_E4M3, as U8)
   Shape shape;
   uint64_t begin = 0, end = 0;  // bytes, relative to the file's data area
 };

@@ -19,7 +19,12 @@ Var Mlp::operator()(const Var& x) const {
 MoeBlock::MoeBlock(const Config& config, Scope s, int layer, const MoeOptions& opt)
     : c_(config), layer_(layer) {
   router_ = &s.param("gate.weight", {c_.experts, c_.hidden});
-  if (opt.select_bias) select_bias_ = &s.param(opt.select_bias, {c_.experts});
+  if (opt.select_bias) {
+    select_bias_ = &s.param(opt.select_bias, {c_.experts});
+    select_bias_->buffer = true;
+    if (select_bias_->value.dtype != DType::F32)
+      select_bias_->value = cast(select_bias_->value, DType::F32);
+  }
   for (int e = 0; e < c_.experts; ++e) {
     Mlp m(s / "experts" / e, c_.hidden, c_.expert_width, opt.expert);
     bank_.gate.push_back(m.gate);
@@ -38,10 +43,17 @@ Routing MoeBlock::route(const Var& x, Trace& trace) const {
   return r;
 }
 
-Var MoeBlock::operator()(const Var& x, const std::vector<int32_t>& rows, Trace& trace,
+Var MoeBlock::balance(const Routing& r, const Sequences& sequences) const {
+  if (c_.aux == AuxLoss::kSwitch) return moe_load(r, sequences.real);
+  std::vector<int32_t> rows = sequences.rows;
+  if (c_.aux == AuxLoss::kBatch) rows = {rows.front(), rows.back()};
+  return moe_balance_loss(r, rows, c_.route.score == RouteScore::kSigmoid);
+}
+
+Var MoeBlock::operator()(const Var& x, const Sequences& sequences, Trace& trace,
                          std::vector<Var>* aux) const {
   Routing r = route(x, trace);
-  if (aux) aux->push_back(moe_balance_loss(r, rows));
+  if (aux) aux->push_back(balance(r, sequences));
   Var y = moe_ffn(x, r, bank_);
   if (!shared_) return y;
   Var always = (*shared_)(x);

@@ -28,15 +28,20 @@ struct MoeOptions {
   bool shared_gate = false;      // times sigmoid(shared_expert_gate x)
   const char* select_bias = nullptr;  // added to the scores for the choice alone (not trained)
 };
+struct Sequences {
+  std::vector<int32_t> rows;  // first token of each row, and T
+  Tensor real;                // I32 [T]: 0 = padding; empty: none
+};
 class MoeBlock {
  public:
   MoeBlock(const Config& config, Scope s, int layer, const MoeOptions& opt);
   Routing route(const Var& x, Trace& trace) const;
-  // aux, if given, receives the layer's balance loss.
-  Var operator()(const Var& x, const std::vector<int32_t>& rows, Trace& trace,
+  // aux, if given, receives the layer's balance loss; AuxLoss::kSwitch: its load (engine/ops.h).
+  Var operator()(const Var& x, const Sequences& sequences, Trace& trace,
                  std::vector<Var>* aux) const;
 
  private:
+  Var balance(const Routing& r, const Sequences& sequences) const;
   const Config& c_;
   int layer_;
   Param *router_, *select_bias_ = nullptr, *shared_gate_ = nullptr;

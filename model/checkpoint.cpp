@@ -4,8 +4,6 @@
 
 #include <algorithm>
 #include <charconv>
-#include <cmath>
-#include <cstring>
 #include <filesystem>
 #include <map>
 #include <set>
@@ -15,81 +13,13 @@
 #include "io/safetensors.h"
 #include "io/safetensors_writer.h"
 #include "model/esft.h"
+#include "model/peft.h"
 
 namespace sutor {
 namespace fs = std::filesystem;
 namespace {
 
 constexpr int64_t kShardBytes = int64_t{5} << 30;
-const std::string kPeft = "base_model.model.";
-
-// How others find it: the absolute path, without a slash at its end.
-std::string named(const std::string& folder) {
-  fs::path p = fs::absolute(folder).lexically_normal();
-  return (p.has_filename() ? p : p.parent_path()).string();
-}
-
-std::string module_of(const std::string& name) { return name.substr(0, name.find_last_of('.')); }
-
-void load_lora(Model& model, const std::string& dir) {
-  std::string file = dir + "/adapter_config.json";
-  Json j = read_json_file(file);
-  std::string type = get<std::string>(j, "peft_type", file);
-  check(type == "LORA", "{}: peft_type is \"{}\", known: LORA", file, type);
-  for (const char* key : {"use_dora", "fan_in_fan_out"})
-    check(!j.contains(key) || j[key].is_null() || j[key] == false,
-          "{}: {} is set, which is not implemented", file, key);
-  for (const char* key : {"rank_pattern", "alpha_pattern", "modules_to_save", "target_parameters"})
-    check(!j.contains(key) || j[key].is_null() || j[key].empty(),
-          "{}: {} is set, which is not implemented", file, key);
-  std::string bias = get_or<std::string>(j, "bias", "none", file);
-  check(bias == "none", "{}: bias is \"{}\", allowed: none", file, bias);
-  double r = get<double>(j, "r", file), alpha = get<double>(j, "lora_alpha", file);
-  check(r >= 1, "{}: r is {}, must be 1 or more", file, r);
-  float scale =
-      static_cast<float>(get_or(j, "use_rslora", false, file) ? alpha / std::sqrt(r) : alpha / r);
-  Checkpoint files = Checkpoint::open(dir + "/adapter_model.safetensors");
-  for (const std::string& key : files.names()) {
-    check(key.starts_with(kPeft) &&
-              (key.ends_with(".lora_A.weight") || key.ends_with(".lora_B.weight")),
-          "{}: tensor {} is no LoRA factor of a linear", dir, key);
-    if (key.ends_with(".lora_B.weight")) {
-      std::string other = key;
-      other[other.size() - std::strlen("B.weight")] = 'A';
-      check(files.has(other), "{}: {} has no lora_A beside it", dir, key);
-      continue;
-    }
-    std::string module =
-        key.substr(kPeft.size(), key.size() - kPeft.size() - std::strlen(".lora_A.weight"));
-    check(
-        model.params.has(module + ".weight"),
-        "adapter {}: its tensor {} is for {}, which does not exist in the model: made for another "
-        "one?",
-        dir, key, module);
-    Param& w = model.params.at(module + ".weight");
-    check(
-        is_linear(w),
-        "{}: tensor {} is a LoRA on {}, which is not implemented (allowed: linears but embeddings, "
-        "head and routers)",
-        dir, key, module);
-    check(files.has(kPeft + module + ".lora_B.weight"), "{}: {} has lora_A but no lora_B", dir,
-          module);
-    Tensor a = files.get(key), b = files.get(kPeft + module + ".lora_B.weight");
-    check_weight_type(a, dir, key);
-    check_weight_type(b, dir, kPeft + module + ".lora_B.weight");
-    check(a.shape.size() == 2 && b.shape.size() == 2 && a.dim(1) == w.value.dim(1) &&
-              b.dim(0) == w.value.dim(0) && a.dim(0) == b.dim(1),
-          "{}: LoRA factors {} and {} do not fit {} {}", dir, to_string(a.shape),
-          to_string(b.shape), w.name, to_string(w.value.shape));
-    check(static_cast<double>(a.dim(0)) == r, "{}: r is {}, tensor {} has rank {}", file, r, key,
-          a.dim(0));
-    check(!w.lora, "{}: {} already carries a LoRA", dir, module);
-    Param& pa = model.params.add(module + ".lora_A.weight", a);
-    Param& pb = model.params.add(module + ".lora_B.weight", b);
-    w.lora = Lora{&pa, &pb, scale};
-  }
-}
-
 }  // namespace
 
 // By name, not "all but weights": `sutor init config.json` copies from whatever folder it stands
@@ -117,32 +47,12 @@ void copy_side_files(const std::string& from, const std::string& dir) {
 void write_adapter(const std::string& dir, Model& model, const std::string& base,
                    const std::string& expert_cfg, const LoraOptions* lora) {
   AtomicFolder folder(dir);
-  NamedTensors tensors;
-  for (Param* p : model.params.trainable())
-    tensors.emplace_back(lora ? kPeft + p->name : p->name, p->value);
-  check(!tensors.empty(), "{}: nothing was trained", dir);
   if (lora) {
-    std::vector<std::string> targets;
-    for (Param* p : model.params.trainable()) {
-      std::string module = module_of(module_of(p->name));
-      std::string last = module.substr(module.find_last_of('.') + 1);
-      if (std::find(targets.begin(), targets.end(), last) == targets.end()) targets.push_back(last);
-    }
-    Json j{{"peft_type", "LORA"},
-           {"task_type", "CAUSAL_LM"},
-           {"base_model_name_or_path", named(base)},
-           {"r", lora->rank},
-           {"lora_alpha", lora->alpha},
-           {"lora_dropout", 0.0},
-           {"target_modules", targets},
-           {"bias", "none"},
-           {"fan_in_fan_out", false},
-           {"use_rslora", false},
-           {"use_dora", false},
-           {"inference_mode", true}};
-    save_safetensors(folder.dir() + "/adapter_model.safetensors", tensors);
-    write_file_atomic(folder.dir() + "/adapter_config.json", j.dump(2) + "\n");
+    write_peft(folder.dir(), model, base, *lora);
   } else {
+    NamedTensors tensors;
+    for (Param* p : model.params.trainable()) tensors.emplace_back(p->name, p->value);
+    check(!tensors.empty(), "{}: nothing was trained", dir);
     write_checkpoint(folder.dir(), tensors, kShardBytes);
     if (!expert_cfg.empty()) write_file_atomic(folder.dir() + "/expert_cfg.json", expert_cfg);
     copy_side_files(base, folder.dir());
@@ -168,27 +78,38 @@ void write_model(const std::string& dir, Model& model, const std::string& base,
   folder.commit();
 }
 
+bool is_folded(const Model& model, const Param& p) {
+  return std::any_of(model.folded.begin(), model.folded.end(),
+                     [&](const MergedWeight& m) { return m.param == &p; });
+}
+
+void replace_tensor(Model& model, const std::string& name, const Tensor& t, const std::string& dir,
+                    const std::string& key, Replaced* replaced) {
+  check(model.params.has(name),
+        "adapter {}: its tensor {} does not exist in the model: made for another one?", dir, key);
+  Param& p = model.params.at(name);
+  check(t.shape == p.value.shape, "adapter {}: {} has shape {}, the model's is {}", dir, key,
+        to_string(t.shape), to_string(p.value.shape));
+  check_weight_type(t, "adapter " + dir, key);
+  check(!p.lora && !is_folded(model, p),
+        "adapter {}: its tensor {} replaces one that carries another adapter's LoRA", dir, key);
+  if (replaced != nullptr) {
+    auto [before, first] = replaced->emplace(name, dir);
+    check(first, "adapter {}: its tensor {} was already replaced by adapter {}", dir, key,
+          before->second);
+  }
+  p.value = t;
+}
+
 void load_adapter(Model& model, const std::string& dir, Replaced* replaced) {
   check(fs::is_directory(dir), "adapter {}: no such folder", dir);
-  if (fs::exists(dir + "/adapter_config.json")) return load_lora(model, dir);
+  if (fs::exists(dir + "/adapter_config.json")) return load_peft(model, dir, replaced);
   Checkpoint files = Checkpoint::open(dir);
   std::set<std::string> held;
   for (const std::string& key : files.names()) {
     std::string name =
         key.starts_with("layers.") ? "model." + key : key;  // published v1 adapters lack the prefix
-    check(model.params.has(name),
-          "adapter {}: its tensor {} does not exist in the model: made for another one?", dir, key);
-    Param& p = model.params.at(name);
-    Tensor t = files.get(key);
-    check(t.shape == p.value.shape, "adapter {}: {} has shape {}, the model's is {}", dir, key,
-          to_string(t.shape), to_string(p.value.shape));
-    check_weight_type(t, "adapter " + dir, key);
-    if (replaced != nullptr) {
-      auto [before, first] = replaced->emplace(name, dir);
-      check(first, "adapter {}: its tensor {} was already replaced by adapter {}", dir, key,
-            before->second);
-    }
-    p.value = t;
+    replace_tensor(model, name, files.get(key), dir, key, replaced);
     held.insert(name);
   }
   // What the adapter says it trained is what it holds.

@@ -32,6 +32,10 @@ void copy_side_files(const std::string& from, const std::string& dir);
 // `replaced` is handed on from adapter to adapter: two for the same tensor are an error.
 using Replaced = std::map<std::string, std::string>;  // tensor -> folder of the adapter
 void load_adapter(Model& model, const std::string& dir, Replaced* replaced = nullptr);
+// Puts tensor `key` of the adapter `dir` in place of the parameter `name`.
+void replace_tensor(Model& model, const std::string& name, const Tensor& t, const std::string& dir,
+                    const std::string& key, Replaced* replaced);
+bool is_folded(const Model& model, const Param& p);
 
 // Resumable state: fp32 masters and AdamW moments of what trains, and the step. `run` identifies
 // data and settings.

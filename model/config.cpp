@@ -56,6 +56,18 @@ void read_experts(const Reader& r, Config& c, int64_t width) {
         r.where, c.route.top_k, c.experts);
 }
 
+void read_sequence_loss(const Reader& r, Config& c) {
+  c.aux = r.value("seq_aux", true) ? AuxLoss::kSequence : AuxLoss::kBatch;
+  c.aux_alpha = r.value("aux_loss_alpha", 0.001);
+  c.aux_asked = r.has("aux_loss_alpha") && c.aux_alpha > 0;
+}
+
+void read_switch_loss(const Reader& r, Config& c, double alpha) {
+  c.aux = AuxLoss::kSwitch;
+  c.aux_alpha = r.value("router_aux_loss_coef", alpha);
+  c.aux_asked = r.value("output_router_logits", false) && c.aux_alpha > 0;
+}
+
 void read_sparse_layers(const Reader& r, Config& c) {
   int64_t step = r.positive("decoder_sparse_step", 1);
   for (int64_t i = 0; i < c.layers; ++i) c.sparse.push_back((i + 1) % step == 0);

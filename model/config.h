@@ -12,6 +12,14 @@
 
 namespace sutor {
 
+// How a router's load is balanced in training (engine/ref/balance.h).
+enum class AuxLoss {
+  kNone,
+  kSequence,  // DeepSeek, seq_aux true: per sequence
+  kBatch,     // DeepSeek, seq_aux false: the batch as one sequence
+  kSwitch,    // Mixtral, Qwen, OLMoE: all layers together, without padding
+};
+
 struct Config {
   Json json;          // as read; written back unchanged by exports
   std::string where;  // path, for messages
@@ -27,9 +35,11 @@ struct Config {
   int64_t shared_width = 0;               // this width
   RouteOptions route;
   std::vector<bool> sparse;  // by layer: a MoE layer; empty: none is
-  double aux_alpha = 0;
-  bool seq_aux = false;
-  std::vector<int32_t> eos;  // union of config.json and generation_config.json
+  AuxLoss aux = AuxLoss::kNone;
+  int64_t unused_layers = 0;  // behind the last one in the file: multi-token prediction, left out
+  double aux_alpha = 0;       // its published weight
+  bool aux_asked = false;     // config.json asks for it in training
+  std::vector<int32_t> eos;   // union of config.json and generation_config.json
 
   bool is_moe(int64_t layer) const { return !sparse.empty() && sparse[layer]; }
   std::vector<int> moe_layers() const;
@@ -48,6 +58,10 @@ void read_common(const Reader& r, Config& c, const Defaults& defaults);
 // Experts of a MoE family: their number, width and top-k, each under any of its names; whether the
 // chosen weights are normalised is the family's to say.
 void read_experts(const Reader& r, Config& c, int64_t width);
+// DeepSeek's balance loss: aux_loss_alpha, seq_aux.
+void read_sequence_loss(const Reader& r, Config& c);
+// The Switch-type one: router_aux_loss_coef, output_router_logits.
+void read_switch_loss(const Reader& r, Config& c, double alpha);
 // decoder_sparse_step and mlp_only_layers (Qwen): which layers are MoE layers.
 void read_sparse_layers(const Reader& r, Config& c);
 // n_group, topk_group: experts come in groups, of which some are eligible.

@@ -54,10 +54,11 @@ class Decoder : public Model {
         return h;
       }
       auto run = [&b, &trace, balance = aux != nullptr, eps,
-                  places = Places{angles, starts.of(window(i))}, rows = batch.rows](const Var& in) {
+                  places = Places{angles, starts.of(window(i))},
+                  sequences = Sequences{batch.rows, batch.real}](const Var& in) {
         Var h = add(in, b.attention(rms_norm(in, *b.norm1, eps), places));
         std::vector<Var> outs(1);  // hidden states, then the balance loss if asked for
-        Var y = b.feed_forward(h, eps, rows, trace, balance ? &outs : nullptr);
+        Var y = b.feed_forward(h, eps, sequences, trace, balance ? &outs : nullptr);
         outs[0] = y;
         return outs;
       };
@@ -66,6 +67,8 @@ class Decoder : public Model {
       if (aux) aux->insert(aux->end(), outs.begin() + 1, outs.end());
       trace.activation("model.layers." + std::to_string(i), x.value);
     }
+    if (aux && !aux->empty() && config.aux == AuxLoss::kSwitch)
+      *aux = {switch_balance_loss(*aux, config.route.top_k)};
     x = rms_norm(x, *norm_, eps);
     trace.activation("model.norm", x.value);
     return x;
@@ -100,7 +103,8 @@ class Decoder : public Model {
                                  cache.layers[i], cache.length);
       x = add(x, h);
       if (i + 1 == layers_.size()) x = tape.constant(x.value.slice(n - wanted, n));
-      x = b.feed_forward(x, eps, {0, static_cast<int32_t>(x.value.rows())}, none, nullptr);
+      Sequences sequences{{0, static_cast<int32_t>(x.value.rows())}, {}};
+      x = b.feed_forward(x, eps, sequences, none, nullptr);
     }
     cache.length = S;
     return rms_norm(x, *norm_, eps).value;
@@ -124,10 +128,10 @@ class Decoder : public Model {
         mlp.emplace(s / "mlp", c.hidden, c.intermediate, opt.mlp);
     }
 
-    Var feed_forward(const Var& x, float eps, const std::vector<int32_t>& rows, Trace& trace,
+    Var feed_forward(const Var& x, float eps, const Sequences& sequences, Trace& trace,
                      std::vector<Var>* aux) const {
       Var h = rms_norm(x, *norm2, eps);
-      return add(x, moe ? (*moe)(h, rows, trace, aux) : (*mlp)(h));
+      return add(x, moe ? (*moe)(h, sequences, trace, aux) : (*mlp)(h));
     }
   };
 

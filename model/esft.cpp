@@ -261,7 +261,7 @@ std::string to_json(const ExpertConfig& config) {
                      config.shared_experts, config.non_expert_modules);
 }
 
-ExpertConfig read_expert_config(const std::string& path) {
+ExpertConfig read_expert_config(const std::string& path, bool one_indexed) {
   Json j = read_json_file(path);
   check(j.is_object() && j.contains("experts") && j["experts"].is_object(),
         "{}: has no map \"experts\"", path);
@@ -275,6 +275,9 @@ ExpertConfig read_expert_config(const std::string& path) {
   for (const auto& [layer, ids] : j["experts"].items()) {
     int l = -1;
     check(parse_whole(layer, l) && l >= 0, "{}: experts.{}: not a layer number", path, layer);
+    check(!one_indexed || l > 0, "{}: experts.{}: with --one-indexed layers count from 1", path,
+          layer);
+    l -= one_indexed ? 1 : 0;
     check(ids.is_array(), "{}: experts.{}: not a list of expert ids", path, layer);
     std::set<int> seen;
     c.experts[l];  // a layer with no ids trains none
@@ -289,13 +292,39 @@ ExpertConfig read_expert_config(const std::string& path) {
   return c;
 }
 
+namespace {
+
+// "1..26", "0, 2..5"
+std::string ranges(const std::vector<int>& sorted) {
+  std::string s;
+  for (size_t i = 0; i < sorted.size();) {
+    size_t j = i;
+    while (j + 1 < sorted.size() && sorted[j + 1] == sorted[j] + 1) ++j;
+    s += s.empty() ? "" : ", ";
+    s += i == j ? std::to_string(sorted[i]) : fmt::format("{}..{}", sorted[i], sorted[j]);
+    i = j + 1;
+  }
+  return s;
+}
+
+}  // namespace
+
 void check_expert_config(const ExpertConfig& config, const std::vector<int>& moe_layers,
                          int64_t experts, const std::string& where) {
   check(!moe_layers.empty(), "{}: names experts, but the model is dense: it has none", where);
+  auto is_moe = [&](int l) { return std::binary_search(moe_layers.begin(), moe_layers.end(), l); };
+  std::vector<int> alien;
+  bool shifted = true;  // every layer fits when counted from 1
   for (const auto& [layer, ids] : config.experts) {
-    check(std::find(moe_layers.begin(), moe_layers.end(), layer) != moe_layers.end(),
-          "{}: layer {} is no MoE layer of this model (they are {}..{}, counted from 0)", where,
-          layer, moe_layers.front(), moe_layers.back());
+    if (!is_moe(layer)) alien.push_back(layer);
+    shifted = shifted && is_moe(layer - 1);
+  }
+  check(alien.empty(),
+        "{}: experts names layers {}, which are no MoE layers of this model (they are {}, counted "
+        "from 0){}",
+        where, fmt::join(alien, ", "), ranges(moe_layers),
+        shifted ? "; counted from 1 all its layers fit: --one-indexed" : "");
+  for (const auto& [layer, ids] : config.experts) {
     for (int e : ids)
       check(e < experts, "{}: layer {}: expert {} of {} (0..{})", where, layer, e, experts,
             experts - 1);

@@ -65,7 +65,8 @@ ExpertConfig select_experts(const LayerScores& scores, double top_p);
 ExpertConfig randomize(const ExpertConfig& config, const LayerScores& scores, uint64_t seed);
 
 std::string to_json(const ExpertConfig& config);  // byte for byte as published
-ExpertConfig read_expert_config(const std::string& path);
+// one_indexed: the file counts layers from 1 (others' do; ours and the authors' count from 0).
+ExpertConfig read_expert_config(const std::string& path, bool one_indexed = false);
 // Throws unless every layer is one of moe_layers and every id < experts.
 void check_expert_config(const ExpertConfig& config, const std::vector<int>& moe_layers,
                          int64_t experts, const std::string& where);

@@ -29,8 +29,7 @@ void read(const Reader& r, Config& c) {
   if (r.choice("topk_method", "greedy", {"greedy", "group_limited_greedy"}) ==
       "group_limited_greedy")
     read_groups(r, c);
-  c.aux_alpha = r.value("aux_loss_alpha", 0.001);
-  c.seq_aux = r.value("seq_aux", true);
+  read_sequence_loss(r, c);
 }
 
 std::unique_ptr<Model> make(const Config& config, WeightSource source) {

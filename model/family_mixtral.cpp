@@ -17,7 +17,7 @@ void read(const Reader& r, Config& c) {
   read_experts(r, c, c.intermediate);
   c.route.normalize = true;
   c.sparse.assign(c.layers, true);
-  c.aux_alpha = r.value("router_aux_loss_coef", 0.001);
+  read_switch_loss(r, c, 0.001);
 }
 
 std::unique_ptr<Model> make(const Config& c, WeightSource source) {

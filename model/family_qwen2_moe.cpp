@@ -28,7 +28,7 @@ void read(const Reader& r, Config& c) {
   c.route.normalize = r.value("norm_topk_prob", false);
   c.shared_experts = 1;
   c.shared_width = r.positive("shared_expert_intermediate_size", 5632);
-  c.aux_alpha = r.value("router_aux_loss_coef", 0.001);
+  read_switch_loss(r, c, 0.001);
 }
 
 std::unique_ptr<Model> make(const Config& c, WeightSource source) {

@@ -26,7 +26,7 @@ void read(const Reader& r, Config& c) {
   read_experts(r, c, r.positive("moe_intermediate_size", 768));
   read_sparse_layers(r, c);
   c.route.normalize = r.value("norm_topk_prob", false);
-  c.aux_alpha = r.value("router_aux_loss_coef", 0.001);
+  read_switch_loss(r, c, 0.001);
 }
 
 std::unique_ptr<Model> make(const Config& c, WeightSource source) {

@@ -48,7 +48,7 @@ int add_lora(Model& model, const LoraOptions& opt, uint64_t seed) {
 
 namespace {
 
-// Row n of W + scale B A in f64.
+// Row n of W' in f64.
 void merged_row(const MergedWeight& m, int64_t n, std::vector<double>& row) {
   const Tensor &a = m.lora.a->value, &b = m.lora.b->value;
   int64_t K = m.original.dim(1), r = a.dim(0);
@@ -68,6 +68,11 @@ void merged_row(const MergedWeight& m, int64_t n, std::vector<double>& row) {
       }
     });
   });
+  if (!m.magnitude) return;
+  double squares = 0;
+  for (double w : row) squares += w * w;
+  double factor = static_cast<double>(m.magnitude.f32()[n]) / std::sqrt(squares);
+  for (double& w : row) w *= factor;
 }
 
 // To bf16 in one rounding: through the f32 whose last bit is set whenever bits were lost (rounding
@@ -91,18 +96,22 @@ void each_row(const MergedWeight& m,
 
 }  // namespace
 
+Tensor unrounded(const MergedWeight& m) {
+  Tensor w = empty(m.original.shape);
+  each_row(m, [&](int64_t n, const std::vector<double>& row) {
+    for (size_t k = 0; k < row.size(); ++k) w.row(n)[k] = static_cast<float>(row[k]);
+  });
+  return w;
+}
+
 std::vector<MergedWeight> merge_unrounded(Model& model) {
-  std::vector<MergedWeight> merged;
+  std::vector<MergedWeight> merged = std::move(model.folded);
+  model.folded.clear();
   for (Param& p : model.params.all()) {
     if (!p.lora) continue;
     check(p.value.dtype == DType::F32 || p.value.dtype == DType::BF16,
           "{}: a LoRA merges into F32 or BF16, not {}", p.name, name_of(p.value.dtype));
-    const MergedWeight& m = merged.emplace_back(MergedWeight{&p, p.value, *p.lora});
-    Tensor w = empty(p.value.shape);
-    each_row(m, [&](int64_t n, const std::vector<double>& row) {
-      for (size_t k = 0; k < row.size(); ++k) w.row(n)[k] = static_cast<float>(row[k]);
-    });
-    p.value = w;
+    p.value = unrounded(merged.emplace_back(MergedWeight{&p, p.value, *p.lora, {}}));
     p.lora.reset();
   }
   return merged;

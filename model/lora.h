@@ -13,8 +13,8 @@ struct LoraOptions {
                                      // linear but embeddings and head
 };
 
-// Whether a parameter is a linear that may carry a LoRA: a matrix, but no embedding, head, router
-// or LoRA factor.
+// Whether a parameter is a linear that a forward pass runs with a LoRA beside it: a matrix, but no
+// embedding, head, router or LoRA factor.
 bool is_linear(const Param& p);
 
 // Adds A (normal with the variance of Kaiming-uniform a = sqrt 5, seeded by name) and B (zeros) as
@@ -25,12 +25,9 @@ int add_lora(Model& model, const LoraOptions& opt, uint64_t seed);
 
 // Merging, W' = W + scale B A, every element in f64, in two steps so that the caller can prove that
 // merged and unmerged logits agree before rounding hides it. The LoRAs are removed.
-struct MergedWeight {
-  Param* param;
-  Tensor original;  // W as it was
-  Lora lora;
-};
+// What an adapter folded in when it was loaded (Model::folded) is among the result.
 std::vector<MergedWeight> merge_unrounded(Model& model);  // values become W' in f32
+Tensor unrounded(const MergedWeight& m);                  // W' in f32
 // Values become W' rounded once, to nearest even, to the type of W.
 void round_merged(const std::vector<MergedWeight>& merged);
 // Throws unless no number of the type of `stored` is nearer to W' than the stored one, element by

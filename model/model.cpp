@@ -49,6 +49,17 @@ void check_weight_type(const Tensor& t, const std::string& where, const std::str
         "{}: {} is {}, supported: F32, BF16, F16", where, name, name_of(t.dtype));
 }
 
+namespace {
+
+// model.layers.N.*, N = the layers of the model and on.
+bool is_unused_layer(const Config& c, const std::string& name) {
+  for (int64_t i = c.layers; i < c.layers + c.unused_layers; ++i)
+    if (name.starts_with(fmt::format("model.layers.{}.", i))) return true;
+  return false;
+}
+
+}  // namespace
+
 std::unique_ptr<Model> load_model(const std::string& folder, Compute compute) {
   Config config = read_config(folder);
   auto files = open_weights(folder, config.model_type, compute);
@@ -61,12 +72,22 @@ std::unique_ptr<Model> load_model(const std::string& folder, Compute compute) {
     check_weight_type(t, folder, name);
     return t;
   });
+  int left_out = 0;
   for (const std::string& name : files->names()) {
+    if (is_unused_layer(config, name)) {
+      ++left_out;
+      continue;
+    }
     bool known = model->params.has(name) || name.ends_with("rotary_emb.inv_freq") ||
                  (config.tie_embeddings && name == "lm_head.weight");
     check(known, "{}: tensor {} belongs to no part of a {} model with this config.json", folder,
           name, config.model_type);
   }
+  if (left_out > 0)
+    model->notices.push_back(fmt::format(
+        "{}: {} tensors of the multi-token-prediction layers behind layer {} are left out", folder,
+        left_out, config.layers - 1));
+  model->config.json.erase("quantization_config");  // what is written is unpacked
   return model;
 }
 
@@ -77,7 +98,7 @@ WeightSource random_source(const Config& config, uint64_t seed, DType dtype) {
     Tensor t = empty(shape);
     float* p = t.f32();
     int64_t n = t.numel();
-    bool bias = name.ends_with(".bias");
+    bool bias = name.ends_with("bias");
     if (bias || name.ends_with("norm.weight")) {
       std::fill(p, p + n, bias ? 0.0f : 1.0f);
       return dtype == DType::F32 ? t : cast(t, dtype);

@@ -2,7 +2,9 @@
 // What every family offers: named parameters, a forward pass that the trainer, the scorer and
 // generation share.
 
+#include <deque>
 #include <memory>
+#include <vector>
 
 #include "engine/ops.h"
 #include "model/config.h"
@@ -14,7 +16,8 @@ namespace sutor {
 struct Batch {
   Tensor ids, positions, start;  // I32 [T]; start[t] = first token of t's document (index into T)
   Tensor targets;                // I32 [T]: id that t predicts, -1 = not trained
-  std::vector<int32_t> rows;     // row r is tokens rows[r]..rows[r+1]
+  std::vector<int32_t> rows;  // row r is tokens rows[r]..rows[r+1]
+  Tensor real{};  // I32 [T]: 0 = padding, which balance losses leave out; empty: none
 };
 // One document per row.
 Batch make_batch(const std::vector<std::vector<int32_t>>& ids);
@@ -43,12 +46,25 @@ struct KvCache {
   int64_t length = 0, capacity = 0;
 };
 
+// A weight that an adapter changes: W' = W + scale B A, and with a magnitude m[N] (DoRA, arXiv
+// 2402.09353) each row of that scaled to the length m.
+struct MergedWeight {
+  Param* param;
+  Tensor original;  // W as it was
+  Lora lora;
+  Tensor magnitude;  // F32 [N]; empty: plain LoRA
+};
+
 class Model {
  public:
   virtual ~Model() = default;
   Config config;
   ParamStore params;
-  bool recompute = false;  // keep only each block's input for backward
+  std::vector<MergedWeight> folded;  // by adapters that the forward pass cannot keep apart (DoRA,
+                                     // head, router): their value is W' in F32
+  std::vector<std::string> notices;  // what the user should know about what was loaded
+  std::deque<Param> fold_factors;    // what `folded` refers to
+  bool recompute = false;            // keep only each block's input for backward
 
   // Final normalised hidden states [T,H] of a batch; aux, if given, collects each MoE layer's
   // balance loss.

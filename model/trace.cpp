@@ -31,8 +31,10 @@ std::vector<std::vector<int32_t>> rows_of(const Checkpoint& in, const char* name
 // Padding before a row's first real token is hidden from the tokens after it; positions still count
 // from the row's start.
 void apply_mask(Batch& b, const std::vector<std::vector<int32_t>>& mask) {
+  b.real = empty(b.ids.shape, DType::I32);
   for (size_t r = 0; r < mask.size(); ++r) {
     int32_t T = static_cast<int32_t>(mask[r].size()), lo = 0, hi = T;
+    std::copy(mask[r].begin(), mask[r].end(), b.real.i32() + b.rows[r]);
     while (lo < T && mask[r][lo] == 0) ++lo;
     while (hi > lo && mask[r][hi - 1] == 0) --hi;
     for (int32_t t = lo; t < hi; ++t)
@@ -93,7 +95,8 @@ NamedTensors trace_model(Ctx& ctx, Model& model, const Checkpoint& in,
   check(request.activations.empty() || out.size() > (labels.empty() ? 1u : 2u),
         "no activation matches '{}'", request.activations);
   if (request.grads)
-    for (Param& p : model.params.all()) out.emplace_back("grad." + p.name, clone(p.grad));
+    for (Param& p : model.params.all())
+      if (p.grad) out.emplace_back("grad." + p.name, clone(p.grad));
   if (request.aux) {
     model.params.zero_grads();
     Trace none;
@@ -109,7 +112,8 @@ NamedTensors trace_model(Ctx& ctx, Model& model, const Checkpoint& in,
     tape.backward(seeds);
     out.emplace_back("aux_loss", scalar(sum));
     out.emplace_back("loss_with_aux", scalar(loss_value + sum));
-    for (Param& p : model.params.all()) out.emplace_back("grad_aux." + p.name, clone(p.grad));
+    for (Param& p : model.params.all())
+      if (p.grad) out.emplace_back("grad_aux." + p.name, clone(p.grad));
   }
   if (request.greedy > 0) {
     check(T >= 8, "greedy continues the first 8 ids of row 0, which has {}", T);

@@ -1,13 +1,14 @@
 #include "model/weights.h"
 
 #include "model/expert_layout.h"
+#include "model/fp8.h"
 
 namespace sutor {
 
 std::shared_ptr<const Weights> open_weights(const std::string& path, const std::string& model_type,
                                             Compute) {
   std::shared_ptr<const Weights> files = std::make_shared<Checkpoint>(Checkpoint::open(path));
-  return per_expert(std::move(files), model_type);
+  return per_expert(unpacked_fp8(std::move(files)), model_type);
 }
 
 }  // namespace sutor

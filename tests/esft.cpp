@@ -11,8 +11,10 @@
 #include <set>
 
 #include "io/file.h"
+#include "tests/command.h"
 
 using namespace sutor;
+using namespace sutor::test;
 
 TEST_CASE("esft: published routing logs give the published scores and configs") {
   for (std::string task : {"intent", "law"}) {
@@ -213,10 +215,36 @@ TEST_CASE("esft: what an expert config may not say") {
   };
   CHECK(error(R"({"experts":{"1":[0,7]}})").empty());
   CHECK(error(R"({"experts":{"1":[8]}})").find("expert 8 of 8") != std::string::npos);
-  CHECK(error(R"({"experts":{"0":[1]}})").find("layer 0 is no MoE layer") != std::string::npos);
+  CHECK(error(R"({"experts":{"0":[1]}})").find("experts names layers 0, which are no MoE layers") !=
+        std::string::npos);
   CHECK(error(R"({"experts":{"1":[1,1]}})").find("twice") != std::string::npos);
   CHECK(error(R"({"experts":{"1":[1]},"x":1})").find("unknown key x") != std::string::npos);
   CHECK(error(R"({"experts":{"x":[1]}})").find("not a layer number") != std::string::npos);
   CHECK(error(R"({"experts":{"1":[1.5]}})").find("not an expert id") != std::string::npos);
   CHECK(!error("{").empty());
+}
+
+TEST_CASE("esft: a config whose layers do not fit says which, and whether counting from 1 helps") {
+  Folder f;
+  std::vector<int> moe{1, 2, 3, 5};
+  auto check_it = [&](const std::string& text, bool one_indexed) -> std::string {
+    std::string file = f.file("c.json", "{\"experts\": " + text + "}");
+    try {
+      check_expert_config(read_expert_config(file, one_indexed), moe, 8, file);
+    } catch (const Error& e) {
+      return e.what();
+    }
+    return "";
+  };
+  CHECK(check_it(R"({"1": [0], "5": [7]})", false) == "");
+  std::string e = check_it(R"({"2": [0], "4": [1], "6": [7]})", false);
+  CHECK(e.find("experts names layers 4, 6, which are no MoE layers") != e.npos);
+  CHECK(e.find("they are 1..3, 5, counted from 0") != e.npos);
+  CHECK(e.find("--one-indexed") != e.npos);
+  CHECK(check_it(R"({"2": [0], "4": [1], "6": [7]})", true) == "");
+  e = check_it(R"({"0": [0], "6": [7]})", false);
+  CHECK(e.find("layers 0, 6") != e.npos);
+  CHECK(e.find("--one-indexed") == e.npos);
+  CHECK(check_it(R"({"0": [1]})", true).find("layers count from 1") != e.npos);
+  CHECK(check_it(R"({"1": [8]})", false).find("expert 8 of 8") != e.npos);
 }

@@ -205,7 +205,7 @@ TEST_CASE("robustness: an adapter of another model") {
                           {"\"use_dora\": false", "\"use_dora\": true"},
                           {"\"r\": 2", "\"r\": 0"},
                           {"\"r\": 2", "\"r\": \"2\""},
-                          {"\"bias\": \"none\"", "\"bias\": \"all\""}}) {
+                          {"\"bias\": \"none\"", "\"bias\": \"some\""}}) {
     write_file_atomic(lora + "/adapter_config.json", replaced(json, from, to));
     check_fails(f, "merge " + kModel + " --adapter " + lora + " --out " + (f / "merged"),
                 {"adapter_config.json"});

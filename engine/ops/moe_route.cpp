@@ -1,7 +1,4 @@
-// Scores of a router, the chosen experts and their weights; DeepSeek's sequence-wise balance loss.
-// Kernel: engine/cpu/moe_route.cpp.
-#include <cstring>
-
+// Scores of a router, the chosen experts and their weights. Kernel: engine/cpu/moe_route.cpp.
 #include "engine/ops.h"
 
 namespace sutor {
@@ -25,34 +22,6 @@ Routing moe_route(const Var& logits, const Tensor& bias, const RouteOptions& opt
     dw();  // makes the weights' closure run even when the weights themselves were not used
   });
   return {p, w, expert};
-}
-
-Var moe_balance_loss(const Routing& r, const std::vector<int32_t>& rows) {
-  Tape& tape = *r.probs.tape;
-  int64_t E = r.probs.value.cols(), K = r.expert.cols();
-  int64_t B = static_cast<int64_t>(rows.size()) - 1;
-  Tensor f = zeros({B, E});  // picks of e in row b / (T_b K / E)
-  double loss = 0;
-  for (int64_t b = 0; b < B; ++b) {
-    int64_t n = rows[b + 1] - rows[b];
-    std::vector<double> mean(E, 0.0);
-    for (int64_t t = rows[b]; t < rows[b + 1]; ++t) {
-      for (int64_t k = 0; k < K; ++k)
-        f.row(b)[r.expert.i32()[t * K + k]] += static_cast<float>(E) / static_cast<float>(n * K);
-      for (int64_t e = 0; e < E; ++e) mean[e] += r.probs.value.row(t)[e];
-    }
-    for (int64_t e = 0; e < E; ++e) loss += f.row(b)[e] * mean[e] / static_cast<double>(n * B);
-  }
-  Tensor y = empty({1});
-  y.f32()[0] = static_cast<float>(loss);
-  return tape.record(y, {r.probs.grad}, [rows, f, B, E, dp = r.probs.grad](const Tensor& dy) {
-    Tensor d = dp();
-    for (int64_t b = 0; b < B; ++b) {
-      float s = dy.f32()[0] / static_cast<float>((rows[b + 1] - rows[b]) * B);
-      for (int64_t t = rows[b]; t < rows[b + 1]; ++t)
-        for (int64_t e = 0; e < E; ++e) d.row(t)[e] += s * f.row(b)[e];
-    }
-  });
 }
 
 }  // namespace sutor
