@@ -5,19 +5,24 @@
 #include <filesystem>
 #include <fstream>
 
+#include "apps/run_checkpoint.h"
 #include "io/file.h"
 #include "model/checkpoint.h"
 
 namespace sutor {
 
 void declare_model(Args& a, bool optional) {
-  a.positional("MODEL", "hub folder: config.json, safetensors, tokenizer", optional);
+  a.positional("MODEL", "hub folder (config.json, safetensors, tokenizer), or a run's checkpoint-N",
+               optional);
   a.list("adapter", "ESFT adapter or PEFT LoRA folder");
   a.common();
 }
 
 std::unique_ptr<Model> open_model(const Args& a) {
-  auto model = load_model(a.str("MODEL"), a.str("dtype") == "f32" ? Compute::kF32 : Compute::kBF16);
+  const std::string& folder = a.str("MODEL");
+  const Compute compute = a.str("dtype") == "f32" ? Compute::kF32 : Compute::kBF16;
+  auto model = is_run_checkpoint(folder) ? load_run_checkpoint(folder, compute)
+                                         : load_model(folder, compute);
   for (const std::string& s : model->notices)
     if (!a.on("quiet")) note("{}\n", s);
   Replaced replaced;

@@ -2,6 +2,8 @@
 
 #include <cstdio>
 
+#include "apps/run_checkpoint.h"
+
 namespace sutor {
 
 void declare_data(Args& a) {
@@ -24,7 +26,7 @@ std::optional<ChatTemplate> chat_template(const Args& a, const DataSet& data) {
   for (const Row& r : data.rows) chat |= !r.messages.empty();
   a.no_effect_unless(chat, "format", "no row has messages");
   if (!chat || a.str("format") == "esft") return std::nullopt;
-  auto templ = ChatTemplate::load(a.str("MODEL"));
+  auto templ = ChatTemplate::load(hub_folder(a.str("MODEL")));
   check(templ.has_value(),
         "{}: has no chat template (chat_template.jinja, or chat_template in "
         "tokenizer_config.json); --format esft needs none",

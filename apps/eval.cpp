@@ -6,6 +6,7 @@
 #include "apps/commands.h"
 #include "apps/common.h"
 #include "apps/data_args.h"
+#include "apps/run_checkpoint.h"
 #include "apps/table.h"
 #include "io/chat_client.h"
 #include "io/file.h"
@@ -58,7 +59,7 @@ EvalResult measure(const Args& a, const EvalOptions& opt) {
   if (metric == "pass@1") find_python();
   Ctx ctx = a.context();
   auto model = open_model(a);
-  Tokenizer tok = Tokenizer::load(a.str("MODEL"));
+  Tokenizer tok = Tokenizer::load(hub_folder(a.str("MODEL")));
   DataSet data = load_rows(a, file,
                            metric == "multiple-choice" ? RowKind::kQuestion
                            : metric == "pass@1"        ? RowKind::kProgram

@@ -4,6 +4,7 @@
 
 #include "apps/commands.h"
 #include "apps/common.h"
+#include "apps/run_checkpoint.h"
 #include "io/chat.h"
 #include "io/dataset.h"
 #include "io/tokenizer.h"
@@ -75,7 +76,7 @@ std::vector<Prompt> read_prompts(const Args& a, const Tokenizer& tok) {
       out.push_back({r.prompt, tok.encode(r.prompt)});
       continue;
     }
-    if (!chat) chat = ChatTemplate::load(a.str("MODEL"));
+    if (!chat) chat = ChatTemplate::load(hub_folder(a.str("MODEL")));
     check(chat.has_value(), "{}:{}: messages, and {} has no chat template", a.str("prompts"),
           r.line, a.str("MODEL"));
     const bool answered = r.messages.back().role == "assistant";
@@ -130,7 +131,7 @@ void run(const Args& a) {
     if (s.empty()) throw UsageError("--stop: the empty text would end every answer");
   Ctx ctx = a.context();
   auto model = open_model(a);
-  Tokenizer tok = Tokenizer::load(a.str("MODEL"));
+  Tokenizer tok = Tokenizer::load(hub_folder(a.str("MODEL")));
   std::vector<int32_t> eos = model->config.eos;
   if (tok.eos() >= 0) eos.push_back(tok.eos());
   if (a.on("ignore-eos")) eos.clear();

@@ -7,6 +7,7 @@
 
 #include "apps/commands.h"
 #include "apps/common.h"
+#include "apps/run_checkpoint.h"
 #include "model/checkpoint.h"
 #include "model/generate.h"
 
@@ -107,7 +108,7 @@ void run(const Args& a) {
     round_merged(merged);
     after = Probe(ctx, *model).logits;
   }
-  write_model(out, *model, a.str("MODEL"), [&](const std::string& dir) {
+  write_model(out, *model, hub_folder(a.str("MODEL")), [&](const std::string& dir) {
     auto stored = load_model(dir);
     for (const MergedWeight& m : merged) check_merged(m, stored->params.at(m.param->name).value);
     check(change(after, Probe(ctx, *stored).logits).diff == 0, "{}: reads back with other logits",

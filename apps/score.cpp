@@ -5,6 +5,7 @@
 #include "apps/commands.h"
 #include "apps/common.h"
 #include "apps/data_args.h"
+#include "apps/run_checkpoint.h"
 #include "io/file.h"
 #include "model/esft.h"
 
@@ -87,7 +88,7 @@ void run(const Args& a) {
   check(!model->config.moe_layers().empty(),
         "{}: a dense {} model has no experts to score (sutor train --method full or lora)",
         a.str("MODEL"), model->config.model_type);
-  Tokenizer tok = Tokenizer::load(a.str("MODEL"));
+  Tokenizer tok = Tokenizer::load(hub_folder(a.str("MODEL")));
   std::vector<Example> examples = load_examples(a, file, tok);
   int64_t want = a.num("tokens"), have = 0;
   size_t n = 0;

@@ -3,6 +3,7 @@
 
 #include "apps/commands.h"
 #include "apps/common.h"
+#include "apps/run_checkpoint.h"
 #include "io/chat.h"
 #include "io/tokenizer.h"
 
@@ -20,8 +21,8 @@ void declare(Args& a) {
 void run(const Args& a) {
   a.no_effect_unless(!a.on("decode"), "chat", "--decode reads ids");
   a.no_effect_unless(!a.on("decode") && !a.on("chat"), "no-special", "only plain text gets them");
-  Tokenizer tok = Tokenizer::load(a.str("MODEL"));
-  auto chat = a.on("chat") ? ChatTemplate::load(a.str("MODEL")) : std::nullopt;
+  Tokenizer tok = Tokenizer::load(hub_folder(a.str("MODEL")));
+  auto chat = a.on("chat") ? ChatTemplate::load(hub_folder(a.str("MODEL"))) : std::nullopt;
   check(!a.on("chat") || chat, "{}: has no chat template", a.str("MODEL"));
   int64_t n = 0;
   for (std::string line; std::getline(std::cin, line);) {

@@ -11,6 +11,7 @@
 #include "apps/common.h"
 #include "apps/data_args.h"
 #include "apps/method_args.h"
+#include "apps/run_checkpoint.h"
 #include "apps/run_record.h"
 #include "io/file.h"
 #include "model/checkpoint.h"
@@ -153,6 +154,8 @@ bool holds_no_result(const std::string& dir) {
 void run(const Args& a) {
   const std::string &out = a.required("out"), &data = a.required("data");
   if (!a.given("eval-data")) a.no_effect_unless(false, "eval-every", "there is no --eval-data");
+  check(!is_run_checkpoint(a.str("MODEL")),
+        "{}: is a checkpoint of a run: --resume --out RUN goes on with it", a.str("MODEL"));
   TrainOptions opt = train_options(a);
   Ctx ctx = a.context();
   auto model = open_model(a);
@@ -205,6 +208,7 @@ void run(const Args& a) {
   check(done <= opt.steps, "{}: is at step {}, --steps is {}", newest, done, opt.steps);
   write_file_atomic(out + "/run.yaml", a.yaml());
   folder.keep();
+  for (int sig : {SIGINT, SIGTERM, SIGUSR1}) std::signal(sig, ask_to_stop);
   Log log(out + "/log.jsonl", !newest.empty());
   log.line({{"config", record.config},
             {"data_hash", record.data_hash},
@@ -213,7 +217,6 @@ void run(const Args& a) {
             {"trainable_parameters", trainable},
             {"rows", rows.size()},
             {"resumed_at", done}});
-  for (int sig : {SIGINT, SIGTERM, SIGUSR1}) std::signal(sig, ask_to_stop);
   if (!a.on("quiet"))
     note("{} rows of up to {} tokens; {} trainable parameters; {} tokens a step\n", rows.size(),
          a.num("seq"), trainable, opt.batch * opt.grad_accum * a.num("seq"));

@@ -48,6 +48,7 @@ struct Tokenizer::Impl {
   std::vector<std::string> tokens;
   std::vector<bool> is_special;
   std::unordered_map<std::string, int32_t> ids;
+  std::unordered_map<int32_t, std::string> shown;  // normalized added tokens decode to this
   int32_t bos = -1, eos = -1;
   bool legacy = true, add_prefix_space = true;  // tokenizer.model only
   std::string unk;                              // text of the unknown token
@@ -62,6 +63,7 @@ struct Tokenizer::Impl {
     if (a.content.empty()) return;
     put(a.content, a.id, a.special);
     a.match = a.normalized && normalizer ? normalizer(a.content) : a.content;
+    if (a.match != a.content) shown[a.id] = a.match;
     added.push_back(std::move(a));
   }
   void index() {
@@ -197,7 +199,10 @@ void Tokenizer::Impl::load_json(const std::string& path) {
   for (auto& x : get("added_tokens")) {
     int64_t id = int_or(x, "id", -1, a);
     check(id >= 0 && id < 1 << 24, "{}: {}.id: {} is out of range 0 to 16777215", path, a.key, id);
-    add(read_added(x, static_cast<int32_t>(id), a));
+    Added token = read_added(x, static_cast<int32_t>(id), a);
+    // A token that the model has keeps the model's id, as in the library.
+    if (auto it = bpe->vocab.find(token.content); it != bpe->vocab.end()) token.id = it->second;
+    add(std::move(token));
   }
   post_processor(get("post_processor"), w.at("post_processor"));
 }
@@ -329,8 +334,10 @@ std::string Tokenizer::decode(std::span<const int32_t> ids, bool skip_special) c
   }
   std::vector<std::string> t;
   for (int32_t id : ids)
-    if (id >= 0 && id < vocab_size() && !(skip_special && special(id)))
-      t.push_back(impl_->tokens[id]);
+    if (id >= 0 && id < vocab_size() && !(skip_special && special(id))) {
+      auto shown = impl_->shown.find(id);
+      t.push_back(shown == impl_->shown.end() ? impl_->tokens[id] : shown->second);
+    }
   impl_->decoder(t);
   std::string out;
   for (auto& s : t) out += s;

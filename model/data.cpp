@@ -1,5 +1,8 @@
 #include "model/data.h"
 
+#include <algorithm>
+#include <span>
+
 namespace sutor {
 namespace {
 
@@ -38,9 +41,36 @@ Example encode_esft(const Row& row, const Tokenizer& tok) {
 }
 
 Example encode_template(const Row& row, const Tokenizer& tok, const ChatTemplate& chat) {
+  const std::vector<ChatPart> parts = chat.parts(row.messages, row.more);
+  std::string whole;
+  for (const ChatPart& p : parts) whole += p.text;
   Example e;
-  for (const ChatPart& part : chat.parts(row.messages, row.more))
-    append(e, tok.encode(part.text, false), part.train);
+  append(e, tok.encode(whole, false), false);
+  const bool lossless = tok.decode(e.ids) == whole;
+  // Tokens that end within the first `at` bytes of the text; and whether the next one crosses.
+  auto tokens_within = [&](size_t at) {
+    const std::vector<int32_t> before = tok.encode(std::string_view(whole).substr(0, at), false);
+    auto agree = std::mismatch(before.begin(), before.end(), e.ids.begin(), e.ids.end()).first;
+    auto n = static_cast<size_t>(agree - before.begin());
+    bool crosses = n < before.size();
+    if (crosses && lossless) {  // the cut changed tokens further left too: go by the text
+      const std::span<const int32_t> ids(e.ids);
+      while (n < ids.size() && tok.decode(ids.first(n + 1)).size() <= at) ++n;
+      crosses = n < ids.size() && tok.decode(ids.first(n)).size() < at;
+    }
+    return std::pair(n, crosses);
+  };
+  size_t begin = 0;
+  for (const ChatPart& p : parts) {
+    const size_t end = begin + p.text.size();
+    if (p.train && end > begin) {
+      const size_t first = tokens_within(begin).first;
+      auto [last, crosses] = tokens_within(end);
+      if (crosses && last < e.ids.size()) ++last;  // it is the answer's too, as in transformers
+      for (size_t i = first; i < last; ++i) e.labels[i] = e.ids[i];
+    }
+    begin = end;
+  }
   return e;
 }
 

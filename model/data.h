@@ -19,7 +19,8 @@ std::string esft_text(const Message& m);
 // tokenised by itself; the label of bos is bos. The answers train.
 Example encode_esft(const Row& row, const Tokenizer& tok);
 // The model's chat template; the answers train: by its {% generation %} blocks, else by what each
-// answer adds to the prompt.
+// answer adds to the prompt. The conversation is tokenised as a whole, as it will be read; a token
+// that holds an end of an answer trains (transformers' return_assistant_tokens_mask).
 Example encode_template(const Row& row, const Tokenizer& tok, const ChatTemplate& chat);
 // The others: prompt + completion (the completion trains, eos added), text (everything trains, eos
 // added), ready ids.

@@ -126,6 +126,18 @@ TEST_CASE("adapters: a run knows its record, and goes on only with the same") {
   check_one_line(train(" --lr 2e-3 --steps 4 --resume"), 1, {"settings: lr"});
   check_one_line(train(lr + " --schedule linear --steps 4 --resume"), 1, {"schedule"});
   CHECK(train(lr + " --steps 4 --resume").code == 0);
+  // The newest checkpoint is the model with the adapter.
+  auto ids = [&](const std::string& model) {
+    Result r = run(f, "generate " + model + " --prompt law --max-tokens 8 --ignore-eos --json" +
+                          " --dtype f32 --threads 1");
+    CAPTURE(r.err);
+    CHECK(r.code == 0);
+    return parse_json(r.out.substr(0, r.out.find('\n')), "generate")["ids"];
+  };
+  CHECK(ids(f / "run/checkpoint-4") == ids(f / "model" + " --adapter " + (f / "run/adapter")));
+  check_one_line(run(f, "train " + (f / "run/checkpoint-4") + " --data " + rows +
+                            " --method full --out " + (f / "other")),
+                 1, {"checkpoint-4", "--resume"});
   std::string with = f / "model" + " --data " + rows + " --adapter " + (f / "run/adapter") +
                      " --seq 512 --steps 1 --out " + (f / "other");
   check_one_line(run(f, "train " + with + " --method full"), 1, {"carries a LoRA", "sutor merge"});

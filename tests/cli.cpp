@@ -197,6 +197,47 @@ TEST_CASE("cli: every command's example works, in this order, on the embedded mo
   }
 }
 
+TEST_CASE("cli: generate: answered rows, and the longest text a model is made for") {
+  if (binary() == nullptr) return;
+  Folder f;
+  const std::string user = "{\"role\":\"user\",\"content\":\"hi\"}",
+                    said = ",{\"role\":\"assistant\",\"content\":\"so \"}";
+  const std::string asked = f.file("q.jsonl", "{\"messages\":[" + user + "]}\n"),
+                    answered = f.file("a.jsonl", "{\"messages\":[" + user + said + "]}\n");
+  const std::string generate = "generate recipes/embedded --max-tokens 4 --threads 1 --prompts ";
+  auto prompt = [](const Result& r) {
+    CAPTURE(r.err);
+    CHECK(r.code == 0);
+    return parse_json(r.out.substr(0, r.out.find('\n')), "generate")["prompt"].get<std::string>();
+  };
+  Result anew = run(f, generate + answered);
+  CHECK(anew.err.find("last answer of 1 rows left out") != std::string::npos);
+  const std::string question = prompt(run(f, generate + asked));
+  CHECK(prompt(anew) == question);
+  CHECK(prompt(run(f, generate + answered + " --continue")) == question + " so ");
+  check_one_line(run(f, generate + asked + " --continue"), 2, {"--continue", "no row"});
+  check_one_line(run(f, "generate recipes/embedded --prompt a --continue"), 2, {"--continue"});
+  // A model of 12 positions.
+  fs::copy("recipes/embedded", f / "m");
+  Json config = read_json_file(f / "m/config.json");
+  config["max_position_embeddings"] = 12;
+  f.file("m/config.json", config.dump());
+  const std::string small = "generate " + (f / "m") + " --ignore-eos --threads 1 --json --prompt ";
+  Result r = run(f, small + "a --max-tokens 64");
+  CAPTURE(r.err);
+  CHECK(std::count(r.err.begin(), r.err.end(), '\n') == 1);
+  CHECK(r.err.find("max_position_embeddings is 12") != std::string::npos);
+  Json j = parse_json(r.out.substr(0, r.out.find('\n')), "generate");
+  CHECK(j["prompt_tokens"].get<int64_t>() + j["completion_tokens"].get<int64_t>() == 12);
+  CHECK(j["finish_reason"] == "length");
+  check_one_line(run(f, small + "a,b,c,d,e,f,g,h,i,j,k,l,m,n,o,p,q,r,s"), 1,
+                 {"max_position_embeddings is 12", "tokens"});
+  // Defaults that are none are not shown.
+  const std::string help = run(f, "score --help").out;
+  CHECK(help.find("[6]") == std::string::npos);
+  CHECK(help.find("[64]") == std::string::npos);
+}
+
 TEST_CASE("cli: generate: stop texts, several answers, log-probabilities; prompts of both kinds") {
   if (binary() == nullptr) return;
   Folder f;

@@ -4,6 +4,8 @@
 
 #include <doctest/doctest.h>
 
+#include <span>
+
 #include "io/file.h"
 
 using namespace sutor;
@@ -66,6 +68,9 @@ TEST_CASE("data: a row that fits no kind names its line") {
   CHECK(error("{\"input_ids\":[1,2],\"labels\":[1]}").find("2 input_ids and 1 labels") !=
         std::string::npos);
   CHECK(error("{\"text\":").find(".jsonl:1:") != std::string::npos);
+  CHECK(error("{\"text\":").find("invalid JSON at byte") != std::string::npos);
+  CHECK(error("{\"text\":").find(": syntax error") != std::string::npos);
+  CHECK(error("{\"text\":").find("json.exception") == std::string::npos);
   CHECK(error("").find("no usable row") != std::string::npos);
   write_file_atomic(file, "{\"text\":\"a\"}\n{}\n");
   CHECK(read_dataset(file, true).skipped == 1);
@@ -118,4 +123,34 @@ TEST_CASE("data: rows to continue hold a prompt, messages or a text") {
   CHECK(d.rows[2].messages.size() == 1);
   write_file_atomic(file, "{\"messages\":[]}");
   CHECK_THROWS_AS(read_dataset(file, false, RowKind::kPrompt), Error);
+}
+
+TEST_CASE("data: a conversation is tokenised as a whole; tokens at an answer's ends train") {
+  Tokenizer tok = Tokenizer::load("tests/goldens/tokenizer/qwen");
+  ChatTemplate chat(
+      "{% for m in messages %}{{ m.role[0] ~ '\n' }}{% if m.role == 'assistant' %}{% generation "
+      "%}{{ m.content }}{% endgeneration %}{% else %}{{ m.content }}{% endif %}{{ '\n' }}{% endfor "
+      "%}",
+      Json::object());
+  for (const char* answer : {"Hello there", "\n\nHello", "Hello\n", "\xC3\xA9"}) {
+    CAPTURE(answer);
+    Row r;
+    r.messages = {{"user", "the law", false}, {"assistant", answer, true}};
+    const std::string whole = fmt::format("u\nthe law\na\n{}\n", answer);
+    Example e = encode_template(r, tok, chat);
+    CHECK(e.ids == tok.encode(whole, false));
+    // What trains are the tokens that share a byte with the answer.
+    const size_t begin = whole.find("\na\n") + 3, end = begin + std::string(answer).size();
+    std::span<const int32_t> ids(e.ids);
+    for (size_t i = 0; i < ids.size(); ++i) {
+      // Of a character cut in two the bytes count, not the replacement character.
+      auto bytes = [&](size_t n) {
+        const std::string s = tok.decode(ids.first(n));
+        return s.ends_with("\xEF\xBF\xBD") ? s.size() - 2 : s.size();
+      };
+      const bool shares = bytes(i + 1) > begin && bytes(i) < end;
+      CAPTURE(i);
+      CHECK((e.labels[i] >= 0) == shares);
+    }
+  }
 }

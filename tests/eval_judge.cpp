@@ -83,9 +83,14 @@ TEST_CASE("eval judge: the endpoint") {
     if (call == 2) r.status = 429;
     if (call == 3) say(r, "total score: 7 points");
   });
-  CHECK(chat_completion(good.endpoint(), {{"user", "hello", false}}, 99) ==
-        "total score: 7 points");
+  ChatEndpoint told = good.endpoint();
+  std::string said;
+  told.on_retry = [&](const std::string& problem, int attempt, double) {
+    said += fmt::format("{} {};", problem.substr(0, 10), attempt);
+  };
+  CHECK(chat_completion(told, {{"user", "hello", false}}, 99) == "total score: 7 points");
   CHECK(good.calls == 3);
+  CHECK(said == "status 503 2;status 429 3;");
   CHECK(good.authorization == "Bearer sk-secret");
   Json sent = parse_json(good.body, "request");
   CHECK(sent["model"] == "m");

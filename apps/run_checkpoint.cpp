@@ -1,0 +1,77 @@
+// checkpoint-N as MODEL (apps/run_checkpoint.h): what trains is what state.safetensors holds
+// masters of. Test: tests/adapters.cpp.
+
+#include "apps/run_checkpoint.h"
+
+#include <yaml-cpp/yaml.h>
+
+#include <filesystem>
+
+#include "io/safetensors.h"
+#include "model/checkpoint.h"
+
+namespace sutor {
+namespace fs = std::filesystem;
+namespace {
+
+struct Run {
+  std::string file, base, method;
+  std::vector<std::string> adapters;
+  LoraOptions lora;
+};
+
+Run run_of(const std::string& folder) {
+  Run r;
+  r.file = (fs::absolute(fs::path(folder) / "").parent_path().parent_path() / "run.yaml").string();
+  check(fs::is_regular_file(r.file), "{}: a checkpoint of a run, and {} is not there", folder,
+        r.file);
+  try {
+    const YAML::Node y = YAML::LoadFile(r.file);
+    r.base = y["MODEL"].as<std::string>();
+    r.method = y["method"].as<std::string>();
+    if (y["adapter"]) r.adapters = y["adapter"].as<std::vector<std::string>>();
+    if (r.method == "lora") {
+      r.lora.rank = y["rank"].as<int64_t>();
+      r.lora.alpha = y["alpha"].as<double>();
+    }
+  } catch (const YAML::Exception& e) {
+    fail("{}: {}", r.file, e.msg);
+  }
+  check(fs::is_directory(r.base),
+        "{}: MODEL is {}, which is not here: say it from where the run was started", r.file,
+        r.base);
+  return r;
+}
+
+}  // namespace
+
+bool is_run_checkpoint(const std::string& folder) {
+  return fs::exists(folder + "/state.json") && fs::exists(folder + "/state.safetensors");
+}
+
+std::string hub_folder(const std::string& folder) {
+  return is_run_checkpoint(folder) ? run_of(folder).base : folder;
+}
+
+std::unique_ptr<Model> load_run_checkpoint(const std::string& folder, Compute compute) {
+  const Run run = run_of(folder);
+  auto model = load_model(run.base, compute);
+  Replaced replaced;
+  for (const std::string& dir : run.adapters) load_adapter(*model, dir, &replaced);
+  if (run.method == "lora") add_lora(*model, run.lora, 0);
+  const Checkpoint files = Checkpoint::open(folder + "/state.safetensors");
+  constexpr std::string_view kMaster = "master.";
+  for (const std::string& key : files.names()) {
+    if (!key.starts_with(kMaster)) continue;
+    const std::string name = key.substr(kMaster.size());
+    check(model->params.has(name), "{}: holds {}, which {} has not", folder, name, run.base);
+    Param& p = model->params.at(name);
+    const Tensor t = files.get(key);
+    check(t.shape == p.value.shape, "{}: {} has shape {}, {} asks for {}", folder, name,
+          to_string(t.shape), run.base, to_string(p.value.shape));
+    p.value = p.value.dtype == t.dtype ? t : cast(t, p.value.dtype);
+  }
+  return model;
+}
+
+}  // namespace sutor
