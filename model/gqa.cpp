@@ -5,7 +5,8 @@ namespace sutor {
 Gqa::Options read_gqa(const Reader& r, const Config& c, int64_t kv_heads, int64_t head_dim) {
   Gqa::Options o{};
   o.heads = c.heads;
-  o.kv_heads = r.positive("num_key_value_heads", kv_heads > 0 ? kv_heads : c.heads);
+  bool null = r.j.contains("num_key_value_heads") && !r.has("num_key_value_heads");
+  o.kv_heads = r.positive("num_key_value_heads", kv_heads > 0 && !null ? kv_heads : c.heads);
   check(c.heads % o.kv_heads == 0, "{}: num_key_value_heads {} does not divide the {} heads",
         r.where, o.kv_heads, c.heads);
   if (!r.has("head_dim") && head_dim == 0)

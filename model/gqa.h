@@ -36,8 +36,8 @@ struct Gqa {
   Var attend(const Var& q, const Var& k, const Var& v, const Tensor& start) const;
 };
 
-// num_key_value_heads (0: as many as heads, if the file does not say) and head_dim (0: hidden /
-// heads). Switches are the family's.
+// num_key_value_heads (kv_heads if the file does not say; 0, or null in the file: as many as heads)
+// and head_dim (0: hidden / heads). Switches are the family's.
 Gqa::Options read_gqa(const Reader& r, const Config& c, int64_t kv_heads = 0, int64_t head_dim = 0);
 // sliding_window by layer: by layer_types if the file has them, else where `slides`; empty: none.
 // A null window is none, a missing one the family's default (0: none).

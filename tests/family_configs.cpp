@@ -143,6 +143,11 @@ TEST_CASE("config: biases, norms and heads change the parameters as the arithmet
   CHECK(with(l, {{"mlp_bias", true}}) == mha + L * (2 * I + H));
   CHECK(with(l, {{"num_key_value_heads", 2}}) == mha - L * 2 * H * (H - 12));
   CHECK(with(l, {{"head_dim", 10}}) == mha + L * 4 * H * (80 - H));
+  Json mistral = base("mistral");  // 8 key/value heads unless the file says otherwise
+  mistral.update({{"num_attention_heads", 16}, {"head_dim", 4}});
+  int64_t windowed = L * (2 * H * 64 + 2 * H * 32 + 3 * H * I + 2 * H) + 2 * V * H + H;
+  CHECK(parameters(f, mistral) == windowed);
+  CHECK(with(mistral, {{"num_key_value_heads", nullptr}}) == windowed + L * 2 * H * 32);
   Json q = base("qwen2");
   CHECK(parameters(f, q) == mha - L * 2 * H * 24 + L * (H + 2 * 24));
   CHECK(parameters(f, base("qwen3")) ==
