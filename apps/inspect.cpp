@@ -10,6 +10,7 @@
 #include "io/tokenizer.h"
 #include "model/esft.h"
 #include "model/names.h"
+#include "model/peft.h"
 
 namespace sutor {
 namespace {
@@ -47,7 +48,7 @@ bool has(const std::string& dir, const char* name) {
 // What an adapter trains (that is, replaces or adds) in its base.
 void inspect_adapter(const std::string& dir, bool json) {
   bool lora = has(dir, "adapter_config.json");
-  Checkpoint files = Checkpoint::open(lora ? dir + "/adapter_model.safetensors" : dir);
+  Checkpoint files = Checkpoint::open(lora ? peft_weights(dir) : dir);
   int64_t total = 0, bytes = 0;
   std::map<std::string, int64_t> groups;
   for (const std::string& name : files.names()) {

@@ -41,7 +41,9 @@ Batch make_batch(const std::vector<std::vector<int32_t>>& ids,
 }
 
 std::unique_ptr<Model> make_model(const Config& config, WeightSource source) {
-  return family(config.model_type).make(config, std::move(source));
+  auto model = family(config.model_type).make(config, std::move(source));
+  model->config.json.erase("quantization_config");  // weights are unpacked, so are what is written
+  return model;
 }
 
 void check_weight_type(const Tensor& t, const std::string& where, const std::string& name) {
@@ -87,7 +89,6 @@ std::unique_ptr<Model> load_model(const std::string& folder, Compute compute) {
     model->notices.push_back(fmt::format(
         "{}: {} tensors of the multi-token-prediction layers behind layer {} are left out", folder,
         left_out, config.layers - 1));
-  model->config.json.erase("quantization_config");  // what is written is unpacked
   return model;
 }
 

@@ -57,7 +57,7 @@ class Loader {
         dir_(dir),
         replaced_(replaced),
         config_(PeftConfig::read(dir + "/adapter_config.json")),
-        files_(Checkpoint::open(file_in(dir))) {}
+        files_(Checkpoint::open(peft_weights(dir))) {}
 
   void load() {
     for (const std::string& key : files_.names()) read(key);
@@ -79,11 +79,6 @@ class Loader {
   }
 
  private:
-  static std::string file_in(const std::string& dir) {
-    std::string bin = dir + "/adapter_model.bin", file = dir + "/adapter_model.safetensors";
-    return !fs::exists(file) && fs::exists(bin) ? bin : file;
-  }
-
   void read(const std::string& key) {
     check(key.starts_with(kPeft), "{}: tensor {} does not begin with {}", dir_, key, kPeft);
     std::string rest = key.substr(kPeft.size());
@@ -333,6 +328,11 @@ std::string named(const std::string& folder) {
 }
 
 }  // namespace
+
+std::string peft_weights(const std::string& dir) {
+  std::string bin = dir + "/adapter_model.bin", file = dir + "/adapter_model.safetensors";
+  return !fs::exists(file) && fs::exists(bin) ? bin : file;
+}
 
 void load_peft(Model& model, const std::string& dir, Replaced* replaced) {
   Loader(model, dir, replaced).load();

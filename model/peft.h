@@ -13,6 +13,9 @@ namespace sutor {
 // router are folded in (Model::folded). Whatever is not honoured throws.
 void load_peft(Model& model, const std::string& dir, Replaced* replaced);
 
+// adapter_model.safetensors of an adapter folder, or its .bin.
+std::string peft_weights(const std::string& dir);
+
 // The trainable LoRA factors into the existing folder.
 void write_peft(const std::string& dir, Model& model, const std::string& base,
                 const LoraOptions& lora);

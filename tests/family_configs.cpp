@@ -21,6 +21,7 @@ Json base(const std::string& family) {
               {"n_routed_experts", 8},
               {"num_experts_per_tok", 2},
               {"moe_intermediate_size", 20}});
+  if (family == "deepseek_v3") c.update({{"n_group", 2}, {"topk_group", 2}});
   if (family == "mixtral") c.update({{"num_local_experts", 8}, {"num_experts_per_tok", 2}});
   if (family.ends_with("_moe") || family == "olmoe")
     c.update({{"num_experts", 8}, {"num_experts_per_tok", 2}, {"moe_intermediate_size", 20}});
@@ -66,7 +67,8 @@ TEST_CASE("config: the defaults that families publish") {
         Row{"qwen3", 1e4, 1e-6, 32768, false, 0}, Row{"qwen2_moe", 1e4, 1e-6, 32768, false, 0.001},
         Row{"qwen3_moe", 1e4, 1e-6, 32768, false, 0.001},
         Row{"olmoe", 1e4, 1e-5, 4096, false, 0.01},
-        Row{"deepseek_v2", 1e4, 1e-6, 2048, false, 0.001}}) {
+        Row{"deepseek_v2", 1e4, 1e-6, 2048, false, 0.001},
+        Row{"deepseek_v3", 1e4, 1e-6, 4096, true, 0.001}}) {
     CAPTURE(r.family);
     Config c = read(f, base(r.family));
     CHECK(c.rope.theta == r.theta);
@@ -81,7 +83,8 @@ TEST_CASE("config: the defaults that families publish") {
 TEST_CASE("config: the expert count under any name, v4's and v5's RoPE, eos as number or list") {
   Folder f;
   for (const char* key : {"n_routed_experts", "num_experts", "num_local_experts"})
-    for (const char* family : {"deepseek_v2", "mixtral", "olmoe", "qwen2_moe", "qwen3_moe"}) {
+    for (const char* family :
+         {"deepseek_v2", "deepseek_v3", "mixtral", "olmoe", "qwen2_moe", "qwen3_moe"}) {
       Json c = base(family);
       for (const char* old : {"n_routed_experts", "num_experts", "num_local_experts"}) c.erase(old);
       c[key] = 6;
@@ -235,7 +238,12 @@ TEST_CASE("config: wrong values are one line each") {
            {"deepseek_v2",
             {{"rope_scaling", {{"type", "linear"}, {"factor", 2.0}}}},
             {"type is \"linear\"", "known: default, yarn"}},
-           {"deepseek_v2", {{"qk_rope_head_dim", 7}}, {"qk_rope_head_dim is 7"}}}) {
+           {"deepseek_v2", {{"qk_rope_head_dim", 7}}, {"qk_rope_head_dim is 7"}},
+           {"deepseek_v3", {{"scoring_func", "softmax"}}, {"\"softmax\"", "known: sigmoid"}},
+           {"deepseek_v3", {{"topk_method", "greedy"}}, {"\"greedy\"", "known: noaux_tc"}},
+           {"deepseek_v3", {{"n_group", 3}}, {"n_group 3 does not divide the 8 experts"}},
+           {"deepseek_v3", {{"topk_group", 5}}, {"topk_group is 5"}},
+           {"deepseek_v3", {{"rope_interleave", false}}, {"rope_interleave is false"}}}) {
     Json c = base(r.family);
     c.update(r.change);
     std::string error = error_of(f, c);

@@ -20,13 +20,21 @@ import peft
 import torch
 import transformers
 from safetensors.torch import load_file
-from transformers import DeepseekV2ForCausalLM
+from transformers import AutoModelForCausalLM
 
 import hub
+from make_aux import checkpoint_names
 from make_models import split_experts
 
+
+def weights_of(model, folder):
+    family = "mixtral" if folder == MIXTRAL else ""
+    return {checkpoint_names(n, family): w for name, p in model.named_parameters() for n, w in split_experts(name, p.detach())}
+
+
+
 HERE = os.path.dirname(os.path.abspath(__file__))
-BASE = os.path.join(HERE, "deepseek_v2", "plain")
+PLAIN, MIXTRAL = os.path.join(HERE, "deepseek_v2", "plain"), os.path.join(HERE, "aux", "mixtral")
 FUSED = dict(r=2, lora_alpha=3, target_modules=[], target_parameters=["mlp.experts.gate_up_proj", "mlp.experts.down_proj"])
 CASES = {
     "patterns": dict(r=3, lora_alpha=5, use_rslora=True, target_modules=["q_proj", "kv_b_proj", "kv_a_proj_with_mqa"],
@@ -40,13 +48,16 @@ CASES = {
     "fused": dict(FUSED, alpha_pattern={r"experts\.down_proj": 8}, rank_pattern={"mlp.experts.down_proj": 3}),
     "fused-down": dict(r=2, lora_alpha=3, target_modules=["o_proj"], target_parameters=["experts.down_proj"]),
 }
+ON_MIXTRAL = ("mixtral", "mixtral-bin")  # names of the checkpoint differ from those in memory
+CASES["mixtral"] = dict(r=2, lora_alpha=3, target_modules=["q_proj", "w1", "w2", "w3", "gate"])
+CASES["mixtral-bin"] = dict(r=2, lora_alpha=3, target_modules=["o_proj"], target_parameters=["experts.gate_up_proj"])
 OLD = {"fused-old": FUSED}
-KEEP = ("layers.0.self_attn", "layers.1.self_attn.q_proj", "layers.2.self_attn", "layers.0.mlp", "shared_experts", "experts.0.",
+KEEP = ("block_sparse_moe.gate", "layers.0.self_attn", "layers.1.self_attn.q_proj", "layers.2.self_attn", "layers.0.mlp", "shared_experts", "experts.0.",
         "layers.2.mlp.experts.5.", "lm_head")
 
 
-def base():
-    return DeepseekV2ForCausalLM.from_pretrained(BASE, dtype=torch.float32, attn_implementation="eager",
+def base(folder):
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager",
                                                  experts_implementation="eager").eval()
 
 
@@ -56,31 +67,34 @@ def main():
     a = ap.parse_args()
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
-    ids = load_file(os.path.join(BASE, "golden.safetensors"))["input_ids"]
-    plain = dict(n for name, p in base().named_parameters() for n in split_experts(name, p.detach()))
     for case, keys in (OLD if a.old else CASES).items():
         torch.manual_seed(len(case))
+        folder = MIXTRAL if case in ON_MIXTRAL else PLAIN
+        ids = load_file(os.path.join(folder, "golden.safetensors"))["input_ids"]
+        plain = weights_of(base(folder), folder)
         out = os.path.join(HERE, "peft", case)
         shutil.rmtree(out, ignore_errors=True)
-        model = peft.get_peft_model(base(), peft.LoraConfig(task_type="CAUSAL_LM", init_lora_weights=False, **keys))
+        model = peft.get_peft_model(base(folder), peft.LoraConfig(task_type="CAUSAL_LM", init_lora_weights=False, **keys))
         with torch.no_grad():
             for name, p in model.named_parameters():
                 if "lora_" in name and "magnitude" not in name:
                     p.copy_(torch.randn_like(p) * (0.15 if "lora_A" in name else 0.25))
                 elif "magnitude" in name or "modules_to_save" in name:
                     p.mul_(1 + 0.2 * torch.randn_like(p))
-        model.eval().save_pretrained(out)
+        binary = case.endswith("-bin")
+        model.eval().save_pretrained(out, safe_serialization=not binary)
         os.remove(os.path.join(out, "README.md"))
-        os.chmod(os.path.join(out, "adapter_model.safetensors"), 0o644)
+        os.chmod(os.path.join(out, "adapter_model.bin" if binary else "adapter_model.safetensors"), 0o644)
         config = os.path.join(out, "adapter_config.json")
         with open(config) as f:
             j = json.load(f)
-        hub.write_json(config, dict(j, base_model_name_or_path="plain"))
+        j = {k: sorted(v) if k.startswith("target_") and isinstance(v, list) else v for k, v in j.items()}
+        hub.write_json(config, dict(j, base_model_name_or_path=os.path.basename(folder)))
         with torch.no_grad():
             # 0.19.0 cannot load its own files beside this transformers; the model it made is the same.
-            loaded = model if a.old else peft.PeftModel.from_pretrained(base(), out).eval()
+            loaded = model if a.old else peft.PeftModel.from_pretrained(base(folder), out).eval()
             logits = loaded(input_ids=ids, use_cache=False).logits
-            merged = dict(n for name, p in loaded.merge_and_unload().named_parameters() for n in split_experts(name, p))
+            merged = weights_of(loaded.merge_and_unload(), folder)
         changed = {n for n in merged if not torch.equal(merged[n], plain[n])}
         kept = {"merged." + n: merged[n] for n in sorted(changed) if any(k in n for k in KEEP)}
         hub.write_tensors(os.path.join(out, "golden.safetensors"), {"input_ids": ids, "logits": logits, **kept},
