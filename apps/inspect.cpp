@@ -105,14 +105,10 @@ void run(const Args& a) {
   const std::string& path = a.str("PATH");
   if (has(path, "adapter_config.json") || has(path, "expert_cfg.json"))
     return inspect_adapter(path, a.on("json"));
-<<<<<<< HEAD
-  auto model = load_model(path);
-  for (const std::string& s : model->notices)
-    if (!a.on("quiet")) note("{}\n", s);
-=======
   a.no_effect_unless(is_gguf(path), "dtype", "only a .gguf file is unpacked");
   auto model = load_model(path, a.str("dtype") == "f32" ? Compute::kF32 : Compute::kBF16);
->>>>>>> 893fecf (GGUF and NF4: files of llama.cpp run as they are, their tokenizer and template included; bitsandbytes' 4-bit weights are read and written (sutor quantize))
+  for (const std::string& s : model->notices)
+    if (!a.on("quiet")) note("{}\n", s);
   Json tokenizer = tokenizer_of(path);
   const Config& c = model->config;
   std::map<std::string, int64_t> groups, dtypes;
