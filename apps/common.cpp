@@ -12,7 +12,9 @@
 namespace sutor {
 
 void declare_model(Args& a, bool optional) {
-  a.positional("MODEL", "hub folder (config.json, safetensors, tokenizer), or a run's checkpoint-N",
+  a.positional("MODEL",
+               "hub folder (config.json, safetensors or .bin, tokenizer), .gguf file, or a run's "
+               "checkpoint-N",
                optional);
   a.list("adapter", "ESFT adapter or PEFT LoRA folder");
   a.common();

@@ -5,10 +5,12 @@
 #include "apps/commands.h"
 #include "apps/common.h"
 #include "io/chat.h"
+#include "io/gguf_tokenizer.h"
 #include "io/json.h"
 #include "io/safetensors.h"
 #include "io/tokenizer.h"
 #include "model/esft.h"
+#include "model/gguf.h"
 #include "model/names.h"
 #include "model/peft.h"
 
@@ -16,7 +18,8 @@ namespace sutor {
 namespace {
 
 void declare(Args& a) {
-  a.positional("PATH", "hub folder, or adapter folder (ESFT, PEFT LoRA)");
+  a.positional("PATH", "hub folder or .gguf file, or adapter folder (ESFT, PEFT LoRA)");
+  a.choice("dtype", "what the blocks of a .gguf file are unpacked to", "f32", {"bf16", "f32"});
   a.flag("json", "as JSON");
   a.flag("quiet", "no progress on stderr");
 }
@@ -85,7 +88,9 @@ void inspect_adapter(const std::string& dir, bool json) {
 
 // {"kind","bos","eos","chat_template"}; null when the folder has none.
 Json tokenizer_of(const std::string& dir) {
-  const char* kind = has(dir, "tokenizer.json")    ? "tokenizer.json"
+  if (is_gguf(dir) && !has_tokenizer(GgufFile(dir))) return nullptr;
+  const char* kind = dir.ends_with(".gguf")        ? "of the file"
+                     : has(dir, "tokenizer.json")  ? "tokenizer.json"
                      : has(dir, "tokenizer.model") ? "tokenizer.model"
                                                    : nullptr;
   if (!kind) return nullptr;
@@ -100,7 +105,8 @@ void run(const Args& a) {
   const std::string& path = a.str("PATH");
   if (has(path, "adapter_config.json") || has(path, "expert_cfg.json"))
     return inspect_adapter(path, a.on("json"));
-  auto model = load_model(path);
+  a.no_effect_unless(is_gguf(path), "dtype", "only a .gguf file is unpacked");
+  auto model = load_model(path, a.str("dtype") == "f32" ? Compute::kF32 : Compute::kBF16);
   for (const std::string& s : model->notices)
     if (!a.on("quiet")) note("{}\n", s);
   Json tokenizer = tokenizer_of(path);

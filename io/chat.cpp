@@ -10,6 +10,7 @@
 #include <filesystem>
 
 #include "io/file.h"
+#include "io/gguf_tokenizer.h"
 #include "io/jinja.h"
 
 namespace sutor {
@@ -39,6 +40,8 @@ std::optional<ChatTemplate> ChatTemplate::load(const std::string& folder) {
                     tool_jinja = folder + "/additional_chat_templates/tool_use.jinja";
   Json variables = Json::object(), c = Json::object();
   if (fs::exists(config_file)) c = read_json_file(config_file);
+  if (folder.ends_with(".gguf"))
+    if (GgufFile file(folder); has_tokenizer(file)) c = gguf_tokenizer(file).config;
   check(c.is_object(), "{}: an object is expected", config_file);
   take_tokens(c, variables);
   if (fs::exists(map_file)) {

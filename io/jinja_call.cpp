@@ -56,7 +56,7 @@ Value Eval::macro(const Node& n, const Value& m, Arguments a, const Node* caller
     Json rest = Json::object();
     for (auto& [k, v] : a.named)
       if (std::none_of(parameters.begin(), parameters.end(),
-                       [&](auto& p) { return p.first == k; })) {
+                       [&k = k](auto& p) { return p.first == k; })) {
         a.get(Arguments::kNamedOnly, k);
         rest[k] = v.j();
       }

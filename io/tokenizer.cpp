@@ -11,6 +11,7 @@
 
 #include "engine/error.h"
 #include "io/file.h"
+#include "io/gguf_tokenizer.h"
 #include "io/json.h"
 #include "io/tokenizer_parts.h"
 
@@ -139,9 +140,9 @@ struct Tokenizer::Impl {
     out.insert(out.end(), ids.begin() + (guard ? std::min(unk_pieces, ids.size()) : 0), ids.end());
   }
 
-  void load_json(const std::string& path);
-  void load_spm(const std::string& path);
-  void load_config(const std::string& folder);
+  void load_json(const Json& j, const std::string& path);
+  void load_spm(const std::string& proto, const std::string& path);
+  void load_config(const Json& j, const std::string& path);
   void without_dummy_prefix();
   void post_processor(const Json& j, const Where& w);
 };
@@ -184,8 +185,7 @@ void Tokenizer::Impl::post_processor(const Json& j, const Where& w) {
   }
 }
 
-void Tokenizer::Impl::load_json(const std::string& path) {
-  Json j = read_json_file(path);
+void Tokenizer::Impl::load_json(const Json& j, const std::string& path) {
   Where w{path, ""};
   auto get = [&](const char* k) -> Json { return j.is_object() && j.contains(k) ? j[k] : Json(); };
   const Json& model = need(j, "model", w);
@@ -207,9 +207,9 @@ void Tokenizer::Impl::load_json(const std::string& path) {
   post_processor(get("post_processor"), w.at("post_processor"));
 }
 
-void Tokenizer::Impl::load_spm(const std::string& path) {
+void Tokenizer::Impl::load_spm(const std::string& proto, const std::string& path) {
   spm = std::make_unique<sentencepiece::SentencePieceProcessor>();
-  auto status = spm->LoadFromSerializedProto(read_file(path));
+  auto status = spm->LoadFromSerializedProto(proto);
   check(status.ok(), "{}: not a SentencePiece model: {}", path, status.ToString());
   for (int i = 0; i < spm->GetPieceSize(); ++i) {
     bool control = spm->IsControl(i) || spm->IsUnknown(i);
@@ -232,11 +232,9 @@ void Tokenizer::Impl::without_dummy_prefix() {
   unk_pieces = ids.size();
 }
 
-void Tokenizer::Impl::load_config(const std::string& folder) {
-  std::string path = folder + "/tokenizer_config.json";
+void Tokenizer::Impl::load_config(const Json& j, const std::string& path) {
   bool add_bos = true, add_eos = false, llama = spm != nullptr;
-  if (std::filesystem::exists(path)) {
-    Json j = read_json_file(path);
+  if (!j.is_null()) {
     Where w{path, ""};
     check(j.is_object(), "{}: an object is expected", path);
     auto token = [&](const char* key, int32_t old) {
@@ -273,13 +271,24 @@ void Tokenizer::Impl::load_config(const std::string& folder) {
 
 Tokenizer Tokenizer::load(const std::string& folder) {
   auto impl = std::make_shared<Impl>();
-  if (std::filesystem::exists(folder + "/tokenizer.json"))
-    impl->load_json(folder + "/tokenizer.json");
-  else if (std::filesystem::exists(folder + "/tokenizer.model"))
-    impl->load_spm(folder + "/tokenizer.model");
-  else
-    fail("{}: neither tokenizer.json nor tokenizer.model is there", folder);
-  impl->load_config(folder);
+  std::string json = folder + "/tokenizer.json", spm = folder + "/tokenizer.model",
+              config = folder + "/tokenizer_config.json";
+  if (folder.ends_with(".gguf")) {
+    GgufTokenizer t = gguf_tokenizer(GgufFile(folder));
+    if (t.proto.empty())
+      impl->load_json(t.json, folder);
+    else
+      impl->load_spm(t.proto, folder);
+    impl->load_config(t.config, folder);
+  } else {
+    if (std::filesystem::exists(json))
+      impl->load_json(read_json_file(json), json);
+    else if (std::filesystem::exists(spm))
+      impl->load_spm(read_file(spm), spm);
+    else
+      fail("{}: neither tokenizer.json nor tokenizer.model is there", folder);
+    impl->load_config(std::filesystem::exists(config) ? read_json_file(config) : Json(), config);
+  }
   impl->index();
   Tokenizer t;
   t.impl_ = std::move(impl);

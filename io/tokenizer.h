@@ -1,7 +1,7 @@
 #pragma once
 // Text <-> token ids for a hub folder: tokenizer.json (Hugging Face `tokenizers`) or, without one,
-// tokenizer.model (SentencePiece with Hugging Face's semantics, legacy or not). bos and eos come
-// from tokenizer_config.json.
+// tokenizer.model (SentencePiece with Hugging Face's semantics, legacy or not); or for a .gguf file,
+// from its vocabulary. bos and eos come from tokenizer_config.json.
 
 #include <cstdint>
 #include <memory>

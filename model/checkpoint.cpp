@@ -10,9 +10,11 @@
 #include <sstream>
 
 #include "io/file.h"
+#include "io/gguf_tokenizer.h"
 #include "io/safetensors.h"
 #include "io/safetensors_writer.h"
 #include "model/esft.h"
+#include "model/gguf.h"
 #include "model/peft.h"
 
 namespace sutor {
@@ -25,6 +27,18 @@ constexpr int64_t kShardBytes = int64_t{5} << 30;
 // By name, not "all but weights": `sutor init config.json` copies from whatever folder it stands
 // in.
 void copy_side_files(const std::string& from, const std::string& dir) {
+  if (is_gguf(from)) {  // what it says in their place
+    write_file_atomic(dir + "/config.json", gguf_config(from).dump(2) + "\n");
+    GgufFile file(from);
+    if (!has_tokenizer(file)) return;
+    GgufTokenizer t = gguf_tokenizer(file);
+    if (t.proto.empty())
+      write_file_atomic(dir + "/tokenizer.json", t.json.dump(1) + "\n");
+    else
+      write_file_atomic(dir + "/tokenizer.model", t.proto);
+    write_file_atomic(dir + "/tokenizer_config.json", t.config.dump(2) + "\n");
+    return;
+  }
   auto copy = [&](const std::string& name) {
     if (fs::is_regular_file(from + "/" + name))
       write_file_atomic(dir + "/" + name, read_file(from + "/" + name));

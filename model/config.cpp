@@ -3,6 +3,7 @@
 #include <filesystem>
 
 #include "model/family.h"
+#include "model/gguf.h"
 
 namespace sutor {
 namespace fs = std::filesystem;
@@ -97,7 +98,7 @@ Config read_config(const std::string& path) {
   std::string file = fs::is_directory(path) ? path + "/config.json" : path;
   Config c;
   c.where = file;
-  c.json = read_json_file(file);
+  c.json = is_gguf(file) ? gguf_config(file) : read_json_file(file);
   check(c.json.is_object(), "{}: must be a JSON object", file);
   Reader r{c.json, file};
   c.model_type = r.choice("model_type", "", family_names());

@@ -1,0 +1,191 @@
+// Blocks are independent: rows (or runs of blocks) go to threads, a block is unpacked into a small
+// buffer and stored as F32 or rounded to BF16. Test: tests/kernels/quant.cpp.
+
+#include "engine/quant.h"
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+
+#include "engine/parallel.h"
+#include "engine/ref/quant.h"
+
+namespace sutor {
+namespace {
+
+constexpr BlockFormat kFormats[] = {
+    {BlockType::Q4_0, "Q4_0", ref::Q4_0::kElements, ref::Q4_0::kBytes},
+    {BlockType::Q4_1, "Q4_1", ref::Q4_1::kElements, ref::Q4_1::kBytes},
+    {BlockType::Q5_0, "Q5_0", ref::Q5_0::kElements, ref::Q5_0::kBytes},
+    {BlockType::Q5_1, "Q5_1", ref::Q5_1::kElements, ref::Q5_1::kBytes},
+    {BlockType::Q8_0, "Q8_0", ref::Q8_0::kElements, ref::Q8_0::kBytes},
+    {BlockType::Q4_K, "Q4_K", ref::Q4_K::kElements, ref::Q4_K::kBytes},
+    {BlockType::Q5_K, "Q5_K", ref::Q5_K::kElements, ref::Q5_K::kBytes},
+    {BlockType::Q6_K, "Q6_K", ref::Q6_K::kElements, ref::Q6_K::kBytes},
+};
+
+void store(float* to, const float* from, int64_t n) { std::memcpy(to, from, n * sizeof(float)); }
+// bf16(float) without its branch, so that it vectorises.
+void store(bf16* to, const float* from, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) {
+    auto u = std::bit_cast<uint32_t>(from[i]);
+    uint32_t near = (u + 0x7fff + ((u >> 16) & 1)) >> 16, nan = (u >> 16) | 0x40;
+    to[i].bits = static_cast<uint16_t>((u & 0x7fffffff) > 0x7f800000 ? nan : near);
+  }
+}
+
+template <class B, class T>
+void unpack(const Tensor& out, const std::byte* in, const int32_t* rows) {
+  int64_t C = out.cols(), blocks = C / B::kElements, R = out.rows();
+  auto* y = out.as<T>();
+  parallel_for(
+      R, std::max<int64_t>(1, (1 << 16) / std::max<int64_t>(1, C)), [&](int64_t lo, int64_t hi) {
+        float buffer[B::kElements];
+        for (int64_t r = lo; r < hi; ++r) {
+          const auto* b =
+              reinterpret_cast<const uint8_t*>(in) + (rows ? rows[r] : r) * blocks * B::kBytes;
+          T* to = y + r * C;
+          for (int64_t k = 0; k < blocks; ++k, b += B::kBytes, to += B::kElements) {
+            B::unpack(b, buffer);
+            store(to, buffer, B::kElements);
+          }
+        }
+      });
+}
+
+template <class T>
+void unpack_type(const Tensor& out, const std::byte* in, BlockType type, const int32_t* rows) {
+  switch (type) {
+    case BlockType::Q4_0:
+      return unpack<ref::Q4_0, T>(out, in, rows);
+    case BlockType::Q4_1:
+      return unpack<ref::Q4_1, T>(out, in, rows);
+    case BlockType::Q5_0:
+      return unpack<ref::Q5_0, T>(out, in, rows);
+    case BlockType::Q5_1:
+      return unpack<ref::Q5_1, T>(out, in, rows);
+    case BlockType::Q8_0:
+      return unpack<ref::Q8_0, T>(out, in, rows);
+    case BlockType::Q4_K:
+      return unpack<ref::Q4_K, T>(out, in, rows);
+    case BlockType::Q5_K:
+      return unpack<ref::Q5_K, T>(out, in, rows);
+    case BlockType::Q6_K:
+      return unpack<ref::Q6_K, T>(out, in, rows);
+  }
+}
+
+constexpr int64_t kGrain = 1 << 10;  // blocks of 64 weights
+
+template <class T>
+T rounded(float x) {
+  return T(x);
+}
+template <>
+f16 rounded<f16>(float x) {
+  return {std::bit_cast<uint16_t>(static_cast<_Float16>(x))};
+}
+
+template <class T>
+void unpack_nf4_as(const Tensor& out, const Nf4& in) {
+  int64_t n = out.numel(), blocks = (n + in.block - 1) / in.block;
+  const auto* q = in.packed.as<uint8_t>();
+  const float* code = in.code.f32();
+  bool nested = in.absmax.dtype == DType::U8;
+  T* y = out.as<T>();
+  parallel_for(blocks, kGrain, [&](int64_t lo, int64_t hi) {
+    for (int64_t b = lo; b < hi; ++b) {
+      float scale =
+          nested ? in.map.f32()[in.absmax.as<uint8_t>()[b]] * in.scale.f32()[b / in.nested_block] +
+                       in.offset
+                 : in.absmax.f32()[b];
+      float value[16];
+      for (int c = 0; c < 16; ++c) value[c] = code[c] * scale;
+      int64_t end = std::min(n, (b + 1) * in.block);
+      for (int64_t i = b * in.block; i < end; ++i)
+        y[i] = rounded<T>(value[i % 2 == 0 ? q[i / 2] >> 4 : q[i / 2] & 15]);
+    }
+  });
+}
+
+// The nearest of an ascending map; ties go down.
+uint8_t nearest(const float (&map)[256], float x) {
+  const float* up = std::lower_bound(map, map + 256, x);
+  if (up == map) return 0;
+  if (up == map + 256) return 255;
+  return static_cast<uint8_t>(up - map - (x - up[-1] <= *up - x ? 1 : 0));
+}
+
+}  // namespace
+
+const BlockFormat* block_format(std::string_view name) {
+  for (const BlockFormat& f : kFormats)
+    if (f.name == name) return &f;
+  return nullptr;
+}
+
+void unpack_blocks(const Tensor& out, const std::byte* in, BlockType type, const int32_t* rows) {
+  if (out.dtype == DType::F32)
+    unpack_type<float>(out, in, type, rows);
+  else
+    unpack_type<bf16>(out, in, type, rows);
+}
+
+void unpack_nf4(const Tensor& out, const Nf4& in) {
+  visit_float(out.dtype, [&](auto zero) { unpack_nf4_as<decltype(zero)>(out, in); });
+}
+
+Nf4 pack_nf4(const Tensor& w) {
+  Tensor values = w.dtype == DType::F32 ? w : cast(w, DType::F32);
+  if (!values.contiguous()) values = clone(values);
+  const float* x = values.f32();
+  Nf4 out;
+  int64_t n = w.numel(), blocks = (n + out.block - 1) / out.block;
+  out.packed = empty({(n + 1) / 2, 1}, DType::U8);
+  out.code = empty({16});
+  std::copy(std::begin(ref::kNf4), std::end(ref::kNf4), out.code.f32());
+  Tensor absmax = empty({blocks});
+  auto* q = out.packed.as<uint8_t>();
+  parallel_for(blocks, kGrain, [&](int64_t lo, int64_t hi) {
+    for (int64_t b = lo; b < hi; ++b) {
+      int64_t end = std::min(n, (b + 1) * out.block);
+      float top = 0;
+      for (int64_t i = b * out.block; i < end; ++i) top = std::max(top, std::abs(x[i]));
+      absmax.f32()[b] = top;
+      // bitsandbytes multiplies by the inverse, and divides in a last block that is not whole. An
+      // all-zero block: code 7, which is 0.
+      float inverse = top > 0 ? 1.0f / top : 0.0f;
+      bool whole = end - b * out.block == out.block;
+      auto code = [&](float v) {
+        return ref::nf4_code(top == 0 ? 0.0f : whole ? v * inverse : v / top);
+      };
+      for (int64_t i = b * out.block; i < end; i += 2) {
+        uint8_t first = code(x[i]), second = i + 1 < end ? code(x[i + 1]) : uint8_t{7};
+        q[i / 2] = static_cast<uint8_t>(first << 4 | second);
+      }
+    }
+  });
+  // The maxima, less their mean, in blocks of 256.
+  double sum = 0;
+  for (int64_t b = 0; b < blocks; ++b) sum += absmax.f32()[b];
+  out.offset = blocks > 0 ? static_cast<float>(sum / static_cast<double>(blocks)) : 0;
+  float map[256];
+  ref::dynamic_map(map);
+  out.map = empty({256});
+  std::copy(std::begin(map), std::end(map), out.map.f32());
+  int64_t groups = (blocks + out.nested_block - 1) / out.nested_block;
+  out.scale = empty({groups});
+  out.absmax = empty({blocks}, DType::U8);
+  for (int64_t g = 0; g < groups; ++g) {
+    int64_t lo = g * out.nested_block, hi = std::min(blocks, lo + out.nested_block);
+    float top = 0;
+    for (int64_t b = lo; b < hi; ++b) top = std::max(top, std::abs(absmax.f32()[b] - out.offset));
+    out.scale.f32()[g] = top;
+    float inverse = top > 0 ? 1.0f / top : 0.0f;
+    for (int64_t b = lo; b < hi; ++b)
+      out.absmax.as<uint8_t>()[b] = nearest(map, (absmax.f32()[b] - out.offset) * inverse);
+  }
+  return out;
+}
+
+}  // namespace sutor

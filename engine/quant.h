@@ -1,0 +1,38 @@
+#pragma once
+// Packed weights to tensors and back, on all threads. The formats: engine/ref/quant.h.
+
+#include <string_view>
+
+#include "engine/tensor.h"
+
+namespace sutor {
+
+enum class BlockType { Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K };
+
+struct BlockFormat {
+  BlockType type;
+  std::string_view name;
+  int64_t elements, bytes;  // of a block
+};
+const BlockFormat* block_format(std::string_view name);  // null: not one of them
+
+// out[R,C] (F32 or BF16, contiguous; C a whole number of blocks) from R rows of blocks. Row r comes
+// from row rows[r] when `rows` is given. F32 is what ggml computes, bit for bit.
+void unpack_blocks(const Tensor& out, const std::byte* in, BlockType type,
+                   const int32_t* rows = nullptr);
+
+// bitsandbytes' NF4: packed[n/2] two codes a byte, the first in the high nibble; absmax of blocks
+// of 64, F32, or double quantised: U8 codes into map[256], times scale[block/256], plus offset.
+struct Nf4 {
+  Tensor packed;  // U8
+  Tensor absmax;  // U8 or F32 [blocks]
+  Tensor map;     // F32 [256], of a U8 absmax
+  Tensor scale;   // F32 [blocks/256]
+  Tensor code;    // F32 [16]
+  float offset = 0;
+  int64_t block = 64, nested_block = 256;
+};
+void unpack_nf4(const Tensor& out, const Nf4& in);  // F32, BF16 or F16
+Nf4 pack_nf4(const Tensor& w);                      // double quantised
+
+}  // namespace sutor

@@ -1,0 +1,201 @@
+// GGUF: every quantised type gives what gguf's quants.py gives (tests/goldens/make_gguf.py), the
+// tokenizers in the files equal those of their hub folders, whole models equal their hub folders,
+// and a table of corruptions gives the error of each.
+#include "io/gguf.h"
+
+#include <doctest/doctest.h>
+
+#include <fstream>
+
+#include "engine/quant.h"
+#include "io/safetensors.h"
+#include "io/tokenizer.h"
+#include "model/gguf.h"
+#include "model/model.h"
+#include "model/trace.h"
+#include "tests/command.h"
+#include "tests/corruption.h"
+#include "tests/gguf_writer.h"
+#include "tests/testing.h"
+
+using namespace sutor;
+using namespace sutor::test;
+
+namespace {
+const std::string kGoldens = "tests/goldens/gguf/";
+}
+
+TEST_CASE("gguf: blocks of every type are unpacked exactly") {
+  GgufFile file(kGoldens + "blocks.gguf");
+  Checkpoint want = Checkpoint::open(kGoldens + "blocks.safetensors");
+  CHECK(file.names().size() == want.names().size());
+  for (const std::string& name : want.names()) {
+    CAPTURE(name);
+    const BlockFormat* format = block_format(file.info(name).dtype);
+    Tensor w = want.get(name);
+    CHECK(file.info(name).shape == w.shape);
+    if (format == nullptr) {
+      CHECK(same_bits(cast(file.get(name), w.dtype), w));
+      continue;
+    }
+    Tensor exact = empty(w.shape), rounded = empty(w.shape, DType::BF16), turned = empty(w.shape);
+    unpack_blocks(exact, file.bytes(name), format->type);
+    unpack_blocks(rounded, file.bytes(name), format->type);
+    const int32_t rows[] = {2, 0, 1};
+    unpack_blocks(turned, file.bytes(name), format->type, rows);
+    CHECK(same_bits(exact, w));
+    CHECK(same_bits(rounded, cast(w, DType::BF16)));
+    for (int r = 0; r < 3; ++r)
+      CHECK(same_bits(turned.slice(r, r + 1), w.slice(rows[r], rows[r] + 1)));
+  }
+}
+
+TEST_CASE("gguf: the tokenizer in the file is that of the hub folder") {
+  for (auto [file, folder] : {std::pair{"qwen", "qwen"}, {"llama", "spm"}}) {
+    CAPTURE(file);
+    Tokenizer t = Tokenizer::load(kGoldens + "vocab_" + file + ".gguf"),
+              hub = Tokenizer::load(fmt::format("tests/goldens/tokenizer/{}", folder));
+    Json cases = read_json_file(fmt::format("tests/goldens/tokenizer/{}/cases.json", folder));
+    for (const Json& c : cases) {
+      auto ids = c["ids"].get<std::vector<int32_t>>();
+      std::string text = hub.decode(ids, true);
+      CAPTURE(text);
+      CHECK(t.encode(text) == hub.encode(text));
+      CHECK(t.decode(ids) == hub.decode(ids));
+      CHECK(t.decode(ids, true) == c["skipped"].get<std::string>());
+    }
+  }
+}
+
+TEST_CASE("gguf: whole models equal their hub folders") {
+  for (auto [file, folder] : {std::pair{"llama", "llama/biased"},
+                              {"qwen2", "qwen2/plain"},
+                              {"qwen2_moe", "qwen2_moe/plain"},
+                              {"qwen3", "qwen3/plain"},
+                              {"qwen3_moe", "qwen3_moe/plain"},
+                              {"olmoe", "olmoe/clipped"},
+                              {"mixtral", "mixtral/plain"},
+                              {"deepseek_v2", "deepseek_v2/lite"}}) {
+    CAPTURE(file);
+    std::string hub = std::string("tests/goldens/") + folder;
+    auto a = load_model(hub), b = load_model(kGoldens + file + ".gguf");
+    CHECK(a->config.model_type == b->config.model_type);
+    CHECK(a->params.all().size() == b->params.all().size());
+    for (const Param& p : a->params.all()) {
+      CAPTURE(p.name);
+      CHECK(same_bits(cast(p.value, DType::F32), cast(b->params.at(p.name).value, DType::F32)));
+    }
+    Ctx ctx = cpu_context(Compute::kF32);
+    Checkpoint golden = Checkpoint::open(hub + "/golden.safetensors");
+    auto logits = [&](Model& model) {
+      for (const auto& [name, t] : trace_model(ctx, model, golden, {}))
+        if (name == "logits") return t;
+      return Tensor{};
+    };
+    CHECK(same_bits(logits(*a), logits(*b)));
+  }
+}
+
+TEST_CASE("gguf: corruptions") {
+  Folder f;
+  std::string good_key = gguf_key("general.alignment", uint32_t{32}),
+              good_tensor = gguf_tensor("a", {4, 2}, 0, 0);
+  std::string good = gguf_of({good_key}, {good_tensor}, 32);
+  auto key = [&](const std::string& k) { return gguf_of({k}, {good_tensor}, 32); };
+  auto tensor = [&](std::vector<uint64_t> ne, uint32_t type = 0, uint64_t offset = 0) {
+    return gguf_of({}, {gguf_tensor("a", ne, type, offset)}, 32);
+  };
+  auto counts = [](uint64_t tensors, uint64_t keys) {
+    return "GGUF" + le<uint32_t>(3) + le(tensors) + le(keys) + std::string(64, '\0');
+  };
+  auto array = [](uint32_t type, uint64_t n, const std::string& bytes) {
+    return gguf_key("k", 9, le(type) + le(n) + bytes);
+  };
+  std::string three(4096, '\0');
+  check_corruptions(
+      {
+          {good, "no error"},
+          {"", "not a GGUF file"},
+          {"GGUX" + good.substr(4), "not a GGUF file"},
+          {"GGUF", "cut off: version"},
+          {gguf_of({}, {}, 0, 1), "GGUF version 1"},
+          {gguf_of({}, {}, 0, 0x03000000), "big-endian"},
+          {gguf_of({}, {}, 0, 4), "GGUF version 4"},
+          {counts(~uint64_t{0}, 0), "the number of tensors is"},
+          {counts(64, 0), "the number of tensors is 64"},
+          {counts(0, ~uint64_t{0}), "the number of keys is"},
+          {"GGUF" + le<uint32_t>(3) + le<uint64_t>(0) + le<uint64_t>(5000) +
+               std::string(1 << 17, 0),
+           "at most 4096 allowed"},
+          {key(gguf_key("", uint32_t{1})), "has 0 bytes"},
+          {key(le<uint64_t>(1 << 20)), "cut off: a key"},
+          {key(le(~uint64_t{0})), "cut off: a key"},
+          {gguf_of({good_key, good_key}, {}, 0), "is there twice"},
+          {key(gguf_key("k", 13, "")), "value type 13"},
+          {key(gguf_key("k", 8, le(~uint64_t{0}))), "cut off: a metadata text"},
+          {key(array(9, 1, "")), "an array of type 9"},
+          {key(array(13, 1, "")), "an array of type 13"},
+          {key(array(12, uint64_t{1} << 61, "")), "an array's length is"},
+          {key(array(0, 1 << 20, "")), "an array's length is"},
+          {key(gguf_key("general.alignment", uint32_t{24})), "general.alignment is 24"},
+          {key(gguf_key("general.alignment", uint32_t{0})), "general.alignment is 0"},
+          {key(gguf_key("general.alignment", uint32_t{1 << 20})), "general.alignment is 1048576"},
+          {key(gguf_key("general.alignment", "x")), "\"general.alignment\" must be an integer"},
+          {gguf_of({}, {good_tensor, good_tensor}, 64), "is at 0, expected at 32"},
+          {gguf_of({}, {good_tensor, gguf_tensor("a", {4, 2}, 0, 32)}, 64), "is there twice"},
+          {gguf_of({}, {gguf_tensor("", {4}, 0, 0)}, 32), "has 0 bytes"},
+          {gguf_of({}, {gguf_tensor(std::string(65, 'a'), {4}, 0, 0)}, 32), "has 65 bytes"},
+          {tensor({}), "has 0 dimensions"},
+          {tensor({1, 1, 1, 1, 1}), "has 5 dimensions"},
+          {tensor({0}), "dimension 0 is 0"},
+          {tensor({uint64_t{1} << 63}), "dimension 0 is"},
+          {tensor({uint64_t{1} << 62, uint64_t{1} << 62}), "does not fit the file"},
+          {tensor({uint64_t{1} << 62}), "does not fit the file"},
+          {tensor({1 << 20}), "does not fit the file"},
+          {tensor({4, 2}, 4), "has ggml type 4, known: F32, F16, Q4_0"},
+          {tensor({33}, 2), "has rows of 33, Q4_0 comes in blocks of 32"},
+          {tensor({128}, 12), "comes in blocks of 256"},
+          {tensor({4, 2}, 0, 32), "is at 32, expected at 0"},
+          {gguf_of({}, {good_tensor}, 31), "cut off: tensor a ends"},
+          {good + three, "no error"},
+      },
+      [&](const std::string& bytes) {
+        write_file_atomic(f / "x.gguf", bytes);
+        GgufFile file(f / "x.gguf");
+        for (const std::string& name : file.names()) file.get(name);
+      });
+}
+
+TEST_CASE("gguf: metadata and tensors that no model can have") {
+  Folder f;
+  auto arch = [](const std::string& name) { return gguf_key("general.architecture", name); };
+  auto config = [&](const std::vector<std::string>& keys, const std::vector<std::string>& tensors) {
+    f.file("x.gguf", gguf_of(keys, tensors, 4096));
+    return error_of([&] { gguf_config(f / "x.gguf"); });
+  };
+  auto contains = [](const std::string& e, const char* what) {
+    CAPTURE(e);
+    CHECK(e.find(what) != std::string::npos);
+  };
+  contains(config({}, {}), "key \"general.architecture\" is missing");
+  contains(config({arch("gemma")}, {}), "general.architecture is \"gemma\", known: llama, qwen2");
+  contains(config({arch("llama")}, {}), "\"llama.embedding_length\" is missing");
+  std::string embed = gguf_tensor("token_embd.weight", {4, 2}, 0, 0);
+  contains(config({arch("llama")}, {embed}), "\"llama.embedding_length\" is missing");
+  contains(config({arch("llama"), gguf_key("llama.embedding_length", "x")}, {embed}),
+           "\"llama.embedding_length\" must be an integer");
+  auto weights = [&](const std::vector<std::string>& keys,
+                     const std::vector<std::string>& tensors) {
+    f.file("x.gguf", gguf_of(keys, tensors, 4096));
+    return error_of([&] { open_gguf(f / "x.gguf", Compute::kF32); });
+  };
+  contains(weights({arch("llama")}, {gguf_tensor("x", {4}, 0, 0)}), "tensor x is not known");
+  contains(weights({arch("llama")}, {gguf_tensor("blk.0.x.weight", {4}, 0, 0)}), "is not known");
+  contains(weights({arch("llama"), gguf_key("llama.attention.head_count", uint32_t{3})},
+                   {gguf_tensor("blk.0.attn_q.weight", {4, 4}, 0, 0)}),
+           "has no 3 heads of even width");
+  contains(weights({arch("llama"), gguf_key("split.count", uint32_t{2})}, {}),
+           "the first of 2 files must be named");
+  contains(weights({arch("deepseek2")}, {gguf_tensor("blk.0.attn_k_b.weight", {4, 4, 1}, 0, 0)}),
+           "without blk.0.attn_v_b.weight");
+}
