@@ -199,3 +199,29 @@ TEST_CASE("gguf: metadata and tensors that no model can have") {
   contains(weights({arch("deepseek2")}, {gguf_tensor("blk.0.attn_k_b.weight", {4, 4, 1}, 0, 0)}),
            "without blk.0.attn_v_b.weight");
 }
+
+TEST_CASE("gguf: llama3's rope factors become its parameters") {
+  Folder f;
+  auto config = [&](float last) {
+    std::string bytes = gguf_of(
+        {gguf_key("general.architecture", "llama"), gguf_key("llama.embedding_length", uint32_t{8}),
+         gguf_key("llama.block_count", uint32_t{1}), gguf_key("llama.context_length", uint32_t{64}),
+         gguf_key("llama.attention.head_count", uint32_t{1}),
+         gguf_key("llama.feed_forward_length", uint32_t{8}),
+         gguf_key("llama.attention.layer_norm_rms_epsilon", 6, le(1e-5f)),
+         gguf_key("llama.rope.freq_base", 6, le(500000.0f))},
+        {gguf_tensor("token_embd.weight", {8, 2}, 0, 0),
+         gguf_tensor("rope_freqs.weight", {4}, 0, 64)},
+        64);
+    // Waves of 6, 167, 4443 and 118143 tokens: kept, kept, between, divided by 8.
+    f.file("x.gguf", bytes + le(1.0f) + le(1.0f) + le(2.69430f) + le(last));
+    return gguf_config(f / "x.gguf");
+  };
+  Json j = config(8.0f);
+  CHECK(j["rope_scaling"]["rope_type"] == "llama3");
+  CHECK(j["rope_scaling"]["factor"] == 8.0);
+  CHECK(j["rms_norm_eps"] == 1e-5);
+  std::string e = error_of([&] { config(7.0f); });
+  CAPTURE(e);
+  CHECK(e.find("rope_freqs.weight[2] is") != std::string::npos);
+}
