@@ -97,7 +97,8 @@ void run(const Args& a) {
     throw UsageError("--ranks: this binary trains in one process (allowed: 1)");
   Ctx ctx = a.context();
   bool folder = fs::is_directory(a.str("MODEL"));
-  auto model = dry_model(a.str("MODEL"), a.str("weights") == "F32" ? DType::F32 : DType::BF16);
+  auto model =
+      dry_model(a.str("MODEL"), a.str("weights") == "F32" ? DType::F32 : DType::BF16, ctx.compute);
   bool tokenizer = folder && (fs::exists(a.str("MODEL") + "/tokenizer.json") ||
                               fs::exists(a.str("MODEL") + "/tokenizer.model"));
   if (tokenizer && !a.given("data")) Tokenizer::load(a.str("MODEL"));  // as a run would
@@ -116,7 +117,7 @@ void run(const Args& a) {
          step_seconds = 1e-9 / kReached * (e.product_flops / rate + e.attention_flops / f32),
          seconds = step_seconds * static_cast<double>(a.num("steps"));
   std::pair<const char*, int64_t> parts[] = {
-      {"process", e.process},         {"mapped weights", e.mapped}, {"trained values", e.values},
+      {"process", e.process},         {"weights", e.mapped},        {"trained values", e.values},
       {"gradients", e.grads},         {"masters", e.masters},       {"moments", e.moments},
       {"activations", e.activations}, {"step temporaries", e.step}, {"freed blocks", e.freed},
       {"threads", e.threads}};

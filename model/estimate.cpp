@@ -204,9 +204,10 @@ bool has_weights(const std::string& folder_or_config) {
   return fs::path(folder_or_config).extension() == ".gguf";
 }
 
-std::unique_ptr<Model> dry_model(const std::string& folder_or_config, DType fallback) {
-  if (has_weights(folder_or_config)) return load_model(folder_or_config);
+std::unique_ptr<Model> dry_model(const std::string& folder_or_config, DType fallback,
+                                 Compute compute) {
   DryRun dry;
+  if (has_weights(folder_or_config)) return load_model(folder_or_config, compute);
   return make_model(
       read_config(folder_or_config),
       [fallback](const std::string&, const Shape& shape) { return empty(shape, fallback); });

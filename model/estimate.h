@@ -13,10 +13,12 @@
 
 namespace sutor {
 
-// A model to estimate with: of a folder with weights as load_model() gives it (mapped, nothing
-// read), else from config.json with tensors of type `fallback` that are address space only.
+// A model to estimate with: of a folder with weights as load_model() would give it (mapped; what
+// would be unpacked or turned is address space only), else from config.json with tensors of type
+// `fallback` that are address space only.
 bool has_weights(const std::string& folder_or_config);
-std::unique_ptr<Model> dry_model(const std::string& folder_or_config, DType fallback);
+std::unique_ptr<Model> dry_model(const std::string& folder_or_config, DType fallback,
+                                 Compute compute = Compute::kBF16);
 
 struct EstimateOptions {
   Compute compute = Compute::kBF16;
@@ -28,7 +30,7 @@ struct EstimateOptions {
 struct Estimate {
   // Bytes; together peak().
   int64_t process = 0;  // binary, libraries, tokenizer, data: set by the caller
-  int64_t mapped = 0;   // pages of the weight files that the run reads
+  int64_t mapped = 0;   // pages of the weight files that the run reads; weights unpacked at load
   int64_t values = 0;   // heap copies of what trains (and tensors that are in no file: LoRA)
   int64_t grads = 0, masters = 0, moments = 0;
   int64_t activations = 0;  // kept for backward when the forward pass ends

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <filesystem>
 
+#include "engine/dry_run.h"
 #include "engine/quant.h"
 #include "model/gguf.h"
 
@@ -218,7 +219,7 @@ class GgufWeights : public Weights {
       Tensor out = empty(shape, exact_ ? DType::F32 : DType::BF16);
       const std::byte* from =
           f.bytes(p.source) + std::max<int64_t>(expert, 0) * (n / b->elements * b->bytes);
-      unpack_blocks(out, from, b->type, rows.empty() ? nullptr : rows.data());
+      if (!dry_run()) unpack_blocks(out, from, b->type, rows.empty() ? nullptr : rows.data());
       return out;
     }
     Tensor whole = f.get(p.source);
@@ -227,7 +228,7 @@ class GgufWeights : public Weights {
     if (rows.empty()) return whole;
     Tensor out = empty(shape, whole.dtype);
     int64_t bytes = whole.nbytes() / shape[0];
-    for (size_t r = 0; r < rows.size(); ++r)
+    for (size_t r = 0; r < rows.size() && !dry_run(); ++r)
       std::copy_n(whole.data + rows[r] * bytes, bytes, out.data + static_cast<int64_t>(r) * bytes);
     return out;
   }

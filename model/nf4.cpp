@@ -2,6 +2,7 @@
 
 #include <cstring>
 
+#include "engine/dry_run.h"
 #include "engine/quant.h"
 
 namespace sutor {
@@ -48,7 +49,7 @@ class Nf4Weights : public Weights {
     if (it == states_.end()) return base_->get(name);
     const State& s = it->second;
     Tensor out = empty(s.info.shape, s.dtype);
-    unpack_nf4(out, s.nf4);
+    if (!dry_run()) unpack_nf4(out, s.nf4);
     return out;
   }
 
