@@ -211,6 +211,8 @@ bool Args::parse(int argc, char** argv) {
       if (i + 1 == argc) throw UsageError(fmt::format("--{}: needs a value", name));
       value = argv[++i];
     }
+    if (it->second.kind != Kind::kList && given(name))
+      throw UsageError(fmt::format("--{}: given twice", name));
     set(name, value, "--" + name);
   }
   if (given("config")) read_yaml(str("config"));

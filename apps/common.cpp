@@ -20,15 +20,16 @@ void declare_model(Args& a, bool optional) {
   a.common();
 }
 
-std::unique_ptr<Model> open_model(const Args& a) {
+std::unique_ptr<Model> open_model(const Args& a, Replaced* replaced) {
   const std::string& folder = a.str("MODEL");
   const Compute compute = a.str("dtype") == "f32" ? Compute::kF32 : Compute::kBF16;
   auto model = is_run_checkpoint(folder) ? load_run_checkpoint(folder, compute)
                                          : load_model(folder, compute);
   for (const std::string& s : model->notices)
     if (!a.on("quiet")) note("{}\n", s);
-  Replaced replaced;
-  for (const std::string& dir : a.all("adapter")) load_adapter(*model, dir, &replaced);
+  Replaced own;
+  for (const std::string& dir : a.all("adapter"))
+    load_adapter(*model, dir, replaced != nullptr ? replaced : &own);
   return model;
 }
 

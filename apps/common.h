@@ -5,13 +5,14 @@
 
 #include "apps/args.h"
 #include "io/json.h"
-#include "model/model.h"
+#include "model/checkpoint.h"
 
 namespace sutor {
 
 // MODEL positional, --adapter (repeatable), and the common options.
 void declare_model(Args& a, bool optional = false);
-std::unique_ptr<Model> open_model(const Args& a);
+// `replaced`, if given, learns which tensors came from which ESFT adapter.
+std::unique_ptr<Model> open_model(const Args& a, Replaced* replaced = nullptr);
 void print_json(const Json& j);
 // For --out: the folder replaces what stood there, so only nothing, an empty folder or a model
 // folder may stand there; and its parent must be writable.

@@ -1,4 +1,6 @@
 // sutor estimate: peak memory and time of a training run, before anything runs.
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstdio>
 #include <filesystem>
@@ -39,6 +41,8 @@ void declare(Args& a) {
   a.flag("recompute", "keep only block inputs for backward");
   a.integer("ranks", "processes that train together", 1, 1, 1 << 16);
 }
+
+int64_t machine_bytes() { return sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGESIZE); }
 
 int64_t resident_bytes() {
   std::ifstream f("/proc/self/status");
@@ -125,6 +129,7 @@ void run(const Args& a) {
     Json memory = Json::object();
     for (auto [name, bytes] : parts) memory[name] = bytes;
     return print_json({{"peak_bytes", e.peak()},
+                       {"machine_bytes", machine_bytes()},
                        {"memory", memory},
                        {"activations_by_layer", e.kept_by_layer},
                        {"logits_chunk_bytes", e.logits_chunk},
@@ -144,7 +149,9 @@ void run(const Args& a) {
   };
   for (auto [name, bytes] : parts) t.row({name, mib(bytes)});
   t.row({"together", mib(e.peak())});
+  t.row({"this machine has", mib(machine_bytes())});
   fmt::print("{}\n", t.text());
+  if (e.peak() > machine_bytes()) fmt::print("it does not fit this machine\n\n");
   Table layers({"layer", "activations kept, MiB"});
   for (size_t i = 0; i < e.kept_by_layer.size(); ++i)
     layers.row({std::to_string(i), mib(e.kept_by_layer[i])});

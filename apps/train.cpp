@@ -20,7 +20,7 @@ namespace sutor {
 namespace fs = std::filesystem;
 namespace {
 
-volatile std::sig_atomic_t stop_asked = 0;
+volatile std::sig_atomic_t stop_asked = 0;  // by this signal
 
 // The first signal ends the run after its step, with a checkpoint; a second SIGINT or SIGTERM ends
 // it at once.
@@ -33,7 +33,7 @@ void ask_to_stop(int sig) {
     constexpr char kSay[] = "\nfinishing this step, then a checkpoint; again to stop at once\n";
     (void)!write(2, kSay, sizeof kSay - 1);
   }
-  stop_asked = 1;
+  stop_asked = sig;
 }
 
 void declare(Args& a) {
@@ -158,12 +158,23 @@ void run(const Args& a) {
         "{}: is a checkpoint of a run: --resume --out RUN goes on with it", a.str("MODEL"));
   TrainOptions opt = train_options(a);
   Ctx ctx = a.context();
-  auto model = open_model(a);
+  Replaced replaced;
+  auto model = open_model(a, &replaced);
   Tokenizer tok = Tokenizer::load(a.str("MODEL"));
   std::string expert_cfg;
   LoraOptions lora = choose_what_trains(a, *model, expert_cfg);
   check_balance_loss(a, *model);
   bool is_lora = a.str("method") == "lora", full = a.str("method") == "full";
+  for (const auto& [name, dir] : replaced) {
+    check(full || is_lora || model->params.at(name).trainable,
+          "--adapter {}: its {} is not among what --experts trains, so the new adapter would not "
+          "hold it: merge it first, or select its experts too",
+          dir, name);
+    if (is_lora && !a.on("quiet"))
+      note("the LoRA adapter will be one for {} with {}: name both where it is used\n",
+           a.str("MODEL"), dir);
+    if (is_lora) break;
+  }
   sweep_leftovers(out);
   check(!fs::exists(out) || fs::is_directory(out), "{}: is no folder", out);
   check(a.on("resume") || holds_no_result(out),
@@ -217,6 +228,8 @@ void run(const Args& a) {
             {"trainable_parameters", trainable},
             {"rows", rows.size()},
             {"resumed_at", done}});
+  if (const int64_t step = opt.batch * opt.grad_accum; static_cast<int64_t>(rows.size()) < step)
+    note("{} rows, {} a step: each step sees some of them more than once\n", rows.size(), step);
   if (!a.on("quiet"))
     note("{} rows of up to {} tokens; {} trainable parameters; {} tokens a step\n", rows.size(),
          a.num("seq"), trainable, opt.batch * opt.grad_accum * a.num("seq"));
@@ -239,9 +252,11 @@ void run(const Args& a) {
       j["eval_loss"] = evaluate_loss(ctx, *model, eval_rows, 1);
     log.line(j);
     bool show = s.step % std::max<int64_t>(1, opt.steps / 20) == 0 || s.step == opt.steps;
-    if (!a.on("quiet") && show)
-      note("step {}/{}  loss {:.9g}  norm {:.3g}  {:.0f} tokens/s\n", s.step, opt.steps, s.loss,
-           s.grad_norm, static_cast<double>(s.tokens) / s.seconds);
+    if (!a.on("quiet") && (show || j.contains("eval_loss")))
+      note("step {}/{}  loss {:.9g}  norm {:.3g}  {:.0f} tokens/s{}\n", s.step, opt.steps, s.loss,
+           s.grad_norm, static_cast<double>(s.tokens) / s.seconds,
+           j.contains("eval_loss") ? fmt::format("  eval loss {:.6g}", j["eval_loss"].get<double>())
+                                   : "");
     last = s.step;
     stopped = stop_asked != 0 && last < opt.steps;
     if (stopped || (a.num("save-every") > 0 && s.step % a.num("save-every") == 0)) save(s.step);
@@ -255,6 +270,11 @@ void run(const Args& a) {
                   {"stopped", true},
                   {"trainable_parameters", trainable},
                   {"peak_bytes", peak_bytes()}});
+    if (stop_asked == SIGINT) {  // as every other command ends at Ctrl-C: no `&&` goes on
+      std::fflush(nullptr);
+      std::signal(SIGINT, SIG_DFL);
+      std::raise(SIGINT);
+    }
     return;
   }
   if (full)

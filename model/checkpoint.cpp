@@ -118,6 +118,12 @@ void replace_tensor(Model& model, const std::string& name, const Tensor& t, cons
 void load_adapter(Model& model, const std::string& dir, Replaced* replaced) {
   check(fs::is_directory(dir), "adapter {}: no such folder", dir);
   if (fs::exists(dir + "/adapter_config.json")) return load_peft(model, dir, replaced);
+  if (std::string config = dir + "/config.json";
+      fs::exists(config)) {  // of the model it was made on
+    auto type = get<std::string>(read_json_file(config), "model_type", config);
+    check(type == model.config.model_type, "adapter {}: made for a {} model, this is a {} model",
+          dir, type, model.config.model_type);
+  }
   Checkpoint files = Checkpoint::open(dir);
   std::set<std::string> held;
   for (const std::string& key : files.names()) {
