@@ -121,7 +121,7 @@ void load_adapter(Model& model, const std::string& dir, Replaced* replaced) {
   if (std::string config = dir + "/config.json";
       fs::exists(config)) {  // of the model it was made on
     auto type = get<std::string>(read_json_file(config), "model_type", config);
-    check(type == model.config.model_type, "adapter {}: made for a {} model, this is a {} model",
+    check(type == model.config.model_type, "adapter {}: made for model_type {}, this model has {}",
           dir, type, model.config.model_type);
   }
   Checkpoint files = Checkpoint::open(dir);

@@ -147,6 +147,33 @@ TEST_CASE("adapters: a run knows its record, and goes on only with the same") {
   check_one_line(train(lr + " --steps 5 --resume"), 1, {"settings: model"});
 }
 
+TEST_CASE("adapters: ESFT goes on from an adapter only where it keeps all of it") {
+  if (binary() == nullptr) return;
+  Folder f;
+  auto experts = [&](const std::string& name, const std::string& list) {
+    return f.file(name, R"({"experts":{"1":[)" + list +
+                            R"(]},"shared_experts":false,"non_expert_modules":false})");
+  };
+  auto train = [&](const std::string& out, const std::string& more) {
+    return run(f, "train " + std::string(kModel) +
+                      " --data tests/goldens/esft_train/rows.jsonl --seq 512 --steps 1 --threads 1 "
+                      "--lr 1e-3 --quiet --out " +
+                      (f / out) + more);
+  };
+  const std::string below = " --adapter " + (f / "a/adapter") + " --experts ";
+  REQUIRE(train("a", " --experts " + experts("a.json", "0,1")).code == 0);
+  check_one_line(train("b", below + experts("b.json", "1,2")), 1,
+                 {"--adapter", "a/adapter", "experts.0.", "merge it first"});
+  CHECK_FALSE(fs::exists(f / "b"));
+  CHECK(train("c", below + experts("c.json", "0,1,2")).code == 0);
+  // An adapter says what it was made on.
+  Json config = read_json_file(f / "a/adapter/config.json");
+  config["model_type"] = "olmoe";
+  std::ofstream(f / "a/adapter/config.json") << config.dump();
+  check_one_line(train("d", below + (f / "c.json")), 1,
+                 {"made for model_type olmoe", "deepseek_v2"});
+}
+
 TEST_CASE("adapters: init writes the config it read, under its own name") {
   if (binary() == nullptr) return;
   Folder f;

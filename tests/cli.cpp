@@ -68,6 +68,7 @@ TEST_CASE("cli: a flag wins over the file, the file over the default") {
   CHECK(run(f, "select s.json --score gate --dump-config").out.find("top-p: 0.1\n") !=
         std::string::npos);
   CHECK(run(f, "select s.json --dump-config").out.find("top-p: 0.2\n") != std::string::npos);
+  check_one_line(run(f, "select s.json --top-p 0.1 --top-p 0.2"), 2, {"--top-p: given twice"});
   // What was dumped can be read, and dumps to itself.
   std::string dumped = f.file("d.yaml", r.out);
   Result again = run(f, "select --config " + dumped + " --dump-config");
