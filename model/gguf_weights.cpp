@@ -92,9 +92,8 @@ class GgufWeights : public Weights {
   }
 
   int64_t heads(const char* key, int64_t fallback) const {
-    const Json* v = files_[0]->find(arch_ + "." + key);
-    if (v == nullptr || v->is_array()) return fallback;
-    auto n = gguf_value<int64_t>(*files_[0], arch_ + "." + key);
+    if (files_[0]->find(arch_ + "." + key) == nullptr) return fallback;
+    int64_t n = gguf_number(*files_[0], arch_ + "." + key);
     check(n > 0, "{}: {}.{} is {}", path_, arch_, key, n);
     return n;
   }
