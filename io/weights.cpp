@@ -94,6 +94,12 @@ const WeightFile& Checkpoint::file(const std::string& name) const {
   return *files_[it->second];
 }
 
+std::vector<std::string> Checkpoint::files() const {
+  std::vector<std::string> paths;
+  for (const auto& f : files_) paths.push_back(f->path());
+  return paths;
+}
+
 void Checkpoint::add(const std::string& path, const std::map<std::string, std::string>* weight_map,
                      const std::string& file_name) {
   files_.push_back(open_file(path));
@@ -145,8 +151,7 @@ Checkpoint Checkpoint::open(const std::string& path) {
   std::string first = path;
   if (fs::is_directory(path, ec)) {
     first = weights_of_folder(path);
-    check(!first.empty(), "{}: no {}, and no *.safetensors", path,
-          fmt::join(kWhole, ", "));
+    check(!first.empty(), "{}: no {}, and no *.safetensors", path, fmt::join(kWhole, ", "));
   }
   if (fs::path(first).extension() == ".json")
     c.add_indexed(first);

@@ -75,6 +75,7 @@ class Checkpoint : public Weights {
   Tensor get(const std::string& name) const override { return file(name).get(name); }
   const std::string& where(const std::string& name) const override { return file(name).path(); }
   uint64_t total_bytes() const { return total_; }
+  std::vector<std::string> files() const;  // the paths of all files with weights, opened
 
  private:
   void add(const std::string& path, const std::map<std::string, std::string>* weight_map,
