@@ -1,7 +1,7 @@
 #pragma once
 // Where weights come from, whatever the format: tensors by name, of one file (safetensors, torch
 // .bin, GGUF) or of a folder of shards. Nothing is read before it is used; what a file holds in a
-// type that tensors have is a view into its map.
+// type that tensors have is a view into its map. For one thread: get() may keep what it made.
 
 #include <cstdint>
 #include <map>

@@ -35,6 +35,8 @@ void read_eos(const Json& j, std::vector<int32_t>& eos) {
 void read_common(const Reader& r, Config& c, const Defaults& defaults) {
   c.hidden = r.positive("hidden_size");
   c.layers = r.positive("num_hidden_layers");
+  check(c.layers <= kMaxLayers, "{}: num_hidden_layers is {}, must be at most {}", r.where,
+        c.layers, kMaxLayers);
   c.vocab = r.positive("vocab_size");
   c.heads = r.positive("num_attention_heads");
   c.intermediate = r.positive("intermediate_size");
