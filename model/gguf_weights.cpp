@@ -180,6 +180,7 @@ class GgufWeights : public Weights {
 
   Tensor join_kv_b(const TensorInfo& info, const Piece& p) const {
     Shape ks = files_[p.file]->info(p.source).shape, vs = files_[p.file]->info(p.other).shape;
+    if (dry_run()) return empty(info.shape, exact_ ? DType::F32 : DType::BF16);
     Piece vp = p;
     vp.source = p.other;
     int64_t N = ks[0], L = ks[1], P = ks[2], V = vs[1];
