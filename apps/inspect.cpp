@@ -4,6 +4,7 @@
 
 #include "apps/commands.h"
 #include "apps/common.h"
+#include "engine/dry_run.h"
 #include "io/chat.h"
 #include "io/gguf_tokenizer.h"
 #include "io/json.h"
@@ -13,6 +14,7 @@
 #include "model/gguf.h"
 #include "model/names.h"
 #include "model/peft.h"
+#include "model/peft_config.h"
 
 namespace sutor {
 namespace {
@@ -55,10 +57,11 @@ void inspect_adapter(const std::string& dir, bool json) {
   int64_t total = 0, bytes = 0;
   std::map<std::string, int64_t> groups;
   for (const std::string& name : files.names()) {
-    Tensor t = files.get(name);
-    groups[group_of(name)] += t.numel();
-    total += t.numel();
-    bytes += t.nbytes();
+    const TensorInfo& info = files.info(name);
+    int64_t n = numel_of(info.shape);
+    groups[group_of(name)] += n;
+    total += n;
+    bytes += static_cast<int64_t>(info.end - info.begin);
   }
   Json j{{"adapter", lora ? "lora" : "esft"},
          {"tensors", files.names().size()},
@@ -67,6 +70,7 @@ void inspect_adapter(const std::string& dir, bool json) {
          {"groups", groups}};
   std::string detail;
   if (lora) {
+    PeftConfig::read(dir + "/adapter_config.json");  // checks it
     Json c = read_json_file(dir + "/adapter_config.json");
     j["config"] = c;
     detail = fmt::format("rank {}, alpha {}, base {}", c["r"].dump(), c["lora_alpha"].dump(),
@@ -101,12 +105,18 @@ Json tokenizer_of(const std::string& dir) {
           {"chat_template", ChatTemplate::load(dir).has_value()}};
 }
 
+// Unpacks nothing.
+std::unique_ptr<Model> sizes_of(const std::string& path, Compute compute) {
+  DryRun dry;
+  return load_model(path, compute);
+}
+
 void run(const Args& a) {
   const std::string& path = a.str("PATH");
   if (has(path, "adapter_config.json") || has(path, "expert_cfg.json"))
     return inspect_adapter(path, a.on("json"));
   a.no_effect_unless(is_gguf(path), "dtype", "only a .gguf file is unpacked");
-  auto model = load_model(path, a.str("dtype") == "f32" ? Compute::kF32 : Compute::kBF16);
+  auto model = sizes_of(path, a.str("dtype") == "f32" ? Compute::kF32 : Compute::kBF16);
   for (const std::string& s : model->notices)
     if (!a.on("quiet")) note("{}\n", s);
   Json tokenizer = tokenizer_of(path);

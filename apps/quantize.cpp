@@ -5,6 +5,7 @@
 
 #include "apps/commands.h"
 #include "apps/common.h"
+#include "apps/run_checkpoint.h"
 #include "io/file.h"
 #include "model/checkpoint.h"
 #include "model/lora.h"
@@ -44,7 +45,7 @@ void run(const Args& a) {
   }
   AtomicFolder folder(out);
   write_checkpoint(folder.dir(), tensors);
-  copy_side_files(a.str("MODEL"), folder.dir());
+  copy_side_files(hub_folder(a.str("MODEL")), folder.dir());
   Json config = model->config.json;
   config["quantization_config"] = nf4_config(skipped);
   write_file_atomic(folder.dir() + "/config.json", config.dump(2) + "\n");

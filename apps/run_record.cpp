@@ -7,9 +7,13 @@
 #include <charconv>
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <set>
 
 #include "io/file.h"
+#include "io/weights.h"
+#include "model/gguf.h"
+#include "model/peft.h"
 
 namespace sutor {
 namespace fs = std::filesystem;
@@ -63,16 +67,23 @@ std::string hash_sampled(const std::string& path, uint64_t size) {
 
 }  // namespace
 
-std::string hash_folder(const std::string& dir) {
-  std::set<std::string> names;
-  for (const auto& e : fs::directory_iterator(dir)) {
-    std::string ext = e.path().extension().string();
-    for (const char* known : {".safetensors", ".json", ".jinja", ".model", ".txt", ".tiktoken"})
-      if (ext == known && e.is_regular_file()) names.insert(e.path().filename().string());
+std::string hash_weights(const std::string& dir) {
+  std::map<std::string, std::string> files;  // name -> path
+  auto add = [&](const fs::path& path) { files[path.filename().string()] = path.string(); };
+  if (is_gguf(dir)) {
+    for (const auto& part : open_gguf_parts(dir)) add(part->path());
+  } else {
+    for (const auto& e : fs::directory_iterator(dir)) {
+      std::string ext = e.path().extension().string();
+      for (const char* known : {".json", ".jinja", ".model", ".txt", ".tiktoken"})
+        if (ext == known && e.is_regular_file()) add(e.path());
+    }
+    bool lora = fs::exists(dir + "/adapter_config.json");
+    for (const std::string& path : Checkpoint::open(lora ? peft_weights(dir) : dir).files())
+      add(path);
   }
   std::string list;
-  for (const std::string& name : names) {
-    std::string path = dir + "/" + name;
+  for (const auto& [name, path] : files) {
     uint64_t size = fs::file_size(path);
     list += fmt::format("{} {} {}\n", name, size,
                         size > (64 << 20) ? hash_sampled(path, size) : hash_file(path));
@@ -84,7 +95,7 @@ RunRecord record_of(const Args& a) {
   RunRecord r;
   r.config = config_of(a);
   r.data_hash = hash_file(a.str("data"));
-  r.model_hash = hash_folder(a.str("MODEL"));
+  r.model_hash = hash_weights(a.str("MODEL"));
   r.binary_hash = hash_file("/proc/self/exe");
   std::set<std::string> elsewhere{"MODEL",     "data",       "adapter",         "experts",
                                   "out",       "save-every", "resume",          "threads",
@@ -96,7 +107,7 @@ RunRecord record_of(const Args& a) {
   r.identity += fmt::format("data={}\nmodel={}\n", r.data_hash, r.model_hash);
   if (a.given("experts")) r.identity += fmt::format("experts={}\n", hash_file(a.str("experts")));
   std::string adapters;
-  for (const std::string& dir : a.all("adapter")) adapters += " " + hash_folder(dir);
+  for (const std::string& dir : a.all("adapter")) adapters += " " + hash_weights(dir);
   if (!adapters.empty()) r.identity += fmt::format("adapter={}\n", adapters);
   return r;
 }

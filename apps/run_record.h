@@ -16,8 +16,9 @@ struct RunRecord {
 };
 RunRecord record_of(const Args& a);
 
-// XXH3 over the names, sizes and bytes of a folder's weights, configs and tokenizer files; of a
-// file above 64 MiB the first MiB and 256 blocks spread over the rest.
-std::string hash_folder(const std::string& dir);
+// XXH3 over the names, sizes and bytes of a hub or adapter folder's weights (the files that loading
+// opens, of any format), configs and tokenizer files, or of a .gguf file and its parts; of a file
+// above 64 MiB the first MiB and 256 blocks spread over the rest.
+std::string hash_weights(const std::string& path);
 
 }  // namespace sutor

@@ -42,7 +42,7 @@ bool glob_match(std::string_view glob, std::string_view name);
 class ParamStore {
  public:
   // Gives the tensor of a name, checked against the shape; throws when absent. Set before a model
-  // is built.
+  // is built, empty afterwards.
   std::function<Tensor(const std::string&, const Shape&)> source;
 
   Param& add(const std::string& name, const Shape& shape);  // from the source

@@ -76,7 +76,10 @@ TorchFile::TorchFile(const std::string& path) : WeightFile(path) {
     uint64_t n = static_cast<uint64_t>(numel_of(t.shape) * size_of(t.dtype)),
              at = it->second.at + static_cast<uint64_t>(t.offset * size_of(t.dtype));
     add({key.text, std::string(name_of(t.dtype)), t.shape, at, at + n});
-    layouts_.push_back({it->second.at, t.offset, t.stride});
+    Shape stride = t.stride;
+    for (size_t d = 0; d < stride.size(); ++d)
+      if (t.shape[d] == 1) stride[d] = 0;  // never taken, so bounded by nothing
+    layouts_.push_back({it->second.at, t.offset, std::move(stride)});
   }
 }
 

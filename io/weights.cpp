@@ -94,6 +94,12 @@ const WeightFile& Checkpoint::file(const std::string& name) const {
   return *files_[it->second];
 }
 
+std::vector<std::string> Checkpoint::files() const {
+  std::vector<std::string> paths;
+  for (const auto& f : files_) paths.push_back(f->path());
+  return paths;
+}
+
 void Checkpoint::add(const std::string& path, const std::map<std::string, std::string>* weight_map,
                      const std::string& file_name) {
   files_.push_back(open_file(path));
@@ -101,7 +107,10 @@ void Checkpoint::add(const std::string& path, const std::map<std::string, std::s
   for (const std::string& name : f.names()) {
     if (weight_map != nullptr) {
       auto it = weight_map->find(name);
-      if (it == weight_map->end()) continue;  // not part of the model, says the index
+      if (it == weight_map->end()) {
+        unlisted_.emplace_back(name, file_name);
+        continue;
+      }
       check(it->second == file_name, "{}: tensor {} is also here, the index puts it in {}", path,
             name, it->second);
     }
@@ -136,6 +145,10 @@ void Checkpoint::add_indexed(const std::string& where) {
   }
   for (const auto& [name, f] : weight_map)
     check(has(name), "{}: tensor {} is not in its shard {}", where, name, f);
+  // Whether they belong to the model is not ours to guess.
+  if (!unlisted_.empty())
+    fail("{}: tensor {} of {} is not in weight_map", where, unlisted_[0].first,
+         unlisted_[0].second);
 }
 
 Checkpoint Checkpoint::open(const std::string& path) {
@@ -145,8 +158,7 @@ Checkpoint Checkpoint::open(const std::string& path) {
   std::string first = path;
   if (fs::is_directory(path, ec)) {
     first = weights_of_folder(path);
-    check(!first.empty(), "{}: no {}, and no *.safetensors", path,
-          fmt::join(kWhole, ", "));
+    check(!first.empty(), "{}: no {}, and no *.safetensors", path, fmt::join(kWhole, ", "));
   }
   if (fs::path(first).extension() == ".json")
     c.add_indexed(first);

@@ -1,7 +1,7 @@
 #pragma once
 // Where weights come from, whatever the format: tensors by name, of one file (safetensors, torch
 // .bin, GGUF) or of a folder of shards. Nothing is read before it is used; what a file holds in a
-// type that tensors have is a view into its map.
+// type that tensors have is a view into its map. For one thread: get() may keep what it made.
 
 #include <cstdint>
 #include <map>
@@ -61,8 +61,8 @@ enum class WeightFormat { kSafetensors, kTorch, kGguf };
 WeightFormat format_of(const MappedFile& file);  // by its first bytes, else by its extension
 
 // One file of any format, an index.json, or a folder with model.safetensors, pytorch_model.bin,
-// either one's .index.json, or a single *.safetensors. Of an index only weight_map counts; shard
-// names are plain file names inside the folder.
+// either one's .index.json, or a single *.safetensors. Of an index only weight_map counts: it
+// names every tensor of its shards, which are plain file names inside the folder.
 class Checkpoint : public Weights {
  public:
   static Checkpoint open(const std::string& path);
@@ -75,6 +75,7 @@ class Checkpoint : public Weights {
   Tensor get(const std::string& name) const override { return file(name).get(name); }
   const std::string& where(const std::string& name) const override { return file(name).path(); }
   uint64_t total_bytes() const { return total_; }
+  std::vector<std::string> files() const;  // the paths of all files with weights, opened
 
  private:
   void add(const std::string& path, const std::map<std::string, std::string>* weight_map,
@@ -85,6 +86,7 @@ class Checkpoint : public Weights {
   std::vector<std::shared_ptr<const WeightFile>> files_;
   std::vector<std::string> names_;
   std::unordered_map<std::string, size_t> owner_;
+  std::vector<std::pair<std::string, std::string>> unlisted_;  // by the index; with their shards
   uint64_t total_ = 0;
 };
 

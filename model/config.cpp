@@ -17,11 +17,15 @@ std::vector<int> Config::moe_layers() const {
 
 namespace {
 
-void read_eos(const Json& j, std::vector<int32_t>& eos) {
-  if (!j.contains("eos_token_id")) return;
+void read_eos(const Json& j, std::vector<int32_t>& eos, const std::string& file) {
+  if (!j.contains("eos_token_id") || j.at("eos_token_id").is_null()) return;
   const Json& e = j.at("eos_token_id");
   auto add = [&](const Json& v) {
-    if (v.is_number_integer() && std::find(eos.begin(), eos.end(), v.get<int32_t>()) == eos.end())
+    check(v.is_number_unsigned() ? v.get<uint64_t>() <= INT32_MAX
+                                 : v.is_number_integer() && v.get<int64_t>() >= INT32_MIN,
+          "{}: eos_token_id is {}, must be a token id or a list of token ids", file,
+          v.dump(-1, ' ', false, Json::error_handler_t::replace).substr(0, 60));
+    if (std::find(eos.begin(), eos.end(), v.get<int32_t>()) == eos.end())
       eos.push_back(v.get<int32_t>());
   };
   if (e.is_array())
@@ -35,6 +39,8 @@ void read_eos(const Json& j, std::vector<int32_t>& eos) {
 void read_common(const Reader& r, Config& c, const Defaults& defaults) {
   c.hidden = r.positive("hidden_size");
   c.layers = r.positive("num_hidden_layers");
+  check(c.layers <= kMaxLayers, "{}: num_hidden_layers is {}, must be at most {}", r.where,
+        c.layers, kMaxLayers);
   c.vocab = r.positive("vocab_size");
   c.heads = r.positive("num_attention_heads");
   c.intermediate = r.positive("intermediate_size");
@@ -103,9 +109,9 @@ Config read_config(const std::string& path) {
   Reader r{c.json, file};
   c.model_type = r.choice("model_type", "", family_names());
   family(c.model_type).read(r, c);
-  read_eos(c.json, c.eos);
+  read_eos(c.json, c.eos, file);
   std::string generation = (fs::path(file).parent_path() / "generation_config.json").string();
-  if (fs::exists(generation)) read_eos(read_json_file(generation), c.eos);
+  if (fs::exists(generation)) read_eos(read_json_file(generation), c.eos, generation);
   return c;
 }
 

@@ -20,6 +20,8 @@ enum class AuxLoss {
   kSwitch,    // Mixtral, Qwen, OLMoE: all layers together, without padding
 };
 
+constexpr int64_t kMaxLayers = 65536;  // what is made per layer before a weight is asked for
+
 struct Config {
   Json json;          // as read; written back unchanged by exports
   std::string where;  // path, for messages

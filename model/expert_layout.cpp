@@ -155,7 +155,9 @@ class PerExpert : public Weights {
     auto say = [&](const char* what) {
       fail("{}: {} {} and {} {} {}", path(), gate, to_string(g), down, to_string(d), what);
     };
-    if (g.size() != 3 || d.size() != 3 || g[0] != d[0]) say("are no fused experts [E,...]");
+    // Without a zero among them, all sizes are bounded by the file's.
+    if (g.size() != 3 || d.size() != 3 || g[0] != d[0] || numel_of(g) == 0 || numel_of(d) == 0)
+      say("are no fused experts [E,...]");
     bool plain = g[1] == 2 * d[2] && g[2] == d[1], turned = g[2] == 2 * d[1] && g[1] == d[2];
     if (plain && turned) say("fit both [E,2I,H], [E,H,I] and their transposes");
     if (!plain && !turned) say("are neither [E,2I,H], [E,H,I] nor [E,H,2I], [E,I,H]");

@@ -33,9 +33,11 @@ class Unpacked : public Weights {
  public:
   explicit Unpacked(std::shared_ptr<const Weights> base) : base_(std::move(base)) {
     for (const std::string& name : base_->names()) {
-      bool scale =
-          name.ends_with(kScale) && base_->has(name.substr(0, name.size() - kScale.size()));
-      if (!scale) names_.push_back(name);
+      // Beside a weight of another type, a scale means something that is not done here: it stays
+      // to be seen, and is refused as unknown.
+      std::string weight =
+          name.ends_with(kScale) ? name.substr(0, name.size() - kScale.size()) : "";
+      if (!base_->has(weight) || !is_fp8(weight)) names_.push_back(name);
       if (!is_fp8(name)) continue;
       check(base_->has(name + kScale), "{}: {} is F8_E4M3, but there is no {}{}", path(), name,
             name, kScale);

@@ -13,6 +13,9 @@ bool is_gguf(const std::string& path);
 // The file, or for the first file NAME-00001-of-00003.gguf of a split model, all of them.
 std::vector<std::shared_ptr<const GgufFile>> open_gguf_parts(const std::string& path);
 
+// The metadata's integer of a key; a list with a value per layer must agree with itself.
+int64_t gguf_number(const GgufFile& file, const std::string& key);
+
 // What config.json would say.
 Json gguf_config(const std::string& path);
 

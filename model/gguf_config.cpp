@@ -23,17 +23,7 @@ struct Meta {
   }
 
   bool has(const std::string& key) const { return file.find(arch + "." + key) != nullptr; }
-  // A list with a value per layer must agree with itself.
-  int64_t number(const std::string& key) const {
-    const Json* v = file.find(arch + "." + key);
-    if (v == nullptr || !v->is_array()) return gguf_value<int64_t>(file, arch + "." + key);
-    check(!v->empty() && (*v)[0].is_number_integer(), "{}: key {}.{} must hold integers",
-          file.path(), arch, key);
-    for (const Json& x : *v)
-      check(x == (*v)[0], "{}: key {}.{} differs between layers, which is not implemented",
-            file.path(), arch, key);
-    return (*v)[0].get<int64_t>();
-  }
+  int64_t number(const std::string& key) const { return gguf_number(file, arch + "." + key); }
   double real(const std::string& key) const { return gguf_value<double>(file, arch + "." + key); }
   int64_t columns(const std::string& tensor, int dim) const {
     const GgufFile* part = part_with(tensor);
@@ -77,14 +67,46 @@ Json llama3_scaling(const Meta& m, double theta, int64_t dim) {
           {"original_max_position_embeddings", static_cast<int64_t>(kOriginal)}};
 }
 
+// Keys of RoPE that are read here, and those that must be 1, which changes nothing.
+void check_rope_keys(const Meta& m) {
+  static const std::set<std::string> kRead{
+      "dimension_count",        "freq_base",
+      "scale_linear",           "scaling.type",
+      "scaling.factor",         "scaling.original_context_length",
+      "scaling.finetuned",      "scaling.yarn_beta_fast",
+      "scaling.yarn_beta_slow", "scaling.yarn_log_multiplier"},
+      kOne{"scaling.attn_factor", "scaling.yarn_attn_factor", "scaling.yarn_ext_factor"};
+  const std::string rope = m.arch + ".rope.";
+  for (const auto& [key, v] : m.file.metadata().items()) {
+    if (!key.starts_with(rope)) continue;
+    std::string name = key.substr(rope.size());
+    if (kRead.count(name) != 0) continue;
+    bool one = kOne.count(name) != 0;
+    check(one && v.is_number() && v.get<double>() == 1, "{}: {} is {}, which is not implemented{}",
+          m.file.path(), key, v.dump(-1, ' ', false, Json::error_handler_t::replace).substr(0, 60),
+          one ? " (allowed: 1)" : "");
+  }
+}
+
+// As llama.cpp reads it (llama-model.cpp): a factor without a type is linear scaling.
 Json rope_scaling(const Meta& m, double theta, int64_t dim) {
-  if (m.part_with("rope_freqs.weight")) return llama3_scaling(m, theta, dim);
-  std::string type = gguf_value<std::string>(m.file, m.arch + ".rope.scaling.type", "none");
-  if (type == "none") return nullptr;
-  check(type == "linear" || type == "yarn",
+  check_rope_keys(m);
+  std::string type = gguf_value<std::string>(m.file, m.arch + ".rope.scaling.type", "linear");
+  check(type == "none" || type == "linear" || type == "yarn",
         "{}: {}.rope.scaling.type is \"{}\", known: none, linear, yarn", m.file.path(), m.arch,
         type);
-  double factor = m.real("rope.scaling.factor");
+  double factor = m.has("rope.scaling.factor") ? m.real("rope.scaling.factor")
+                  : m.has("rope.scale_linear") ? m.real("rope.scale_linear")
+                                               : 0.0;
+  if (type == "linear" && (factor == 0 || factor == 1)) type = "none";
+  if (m.part_with("rope_freqs.weight")) {
+    check(type == "none", "{}: rope_freqs.weight beside {} scaling is not implemented",
+          m.file.path(), type);
+    return llama3_scaling(m, theta, dim);
+  }
+  if (type == "none") return nullptr;
+  check(factor > 0, "{}: {}.rope.scaling.factor is {}, {} needs one above 0", m.file.path(), m.arch,
+        factor, type);
   Json j{{"rope_type", type}, {"factor", factor}};
   if (type == "linear") return j;
   j["original_max_position_embeddings"] = m.number("rope.scaling.original_context_length");
@@ -204,6 +226,17 @@ constexpr Architecture kArchitectures[] = {
 };
 
 }  // namespace
+
+int64_t gguf_number(const GgufFile& file, const std::string& key) {
+  const Json* v = file.find(key);
+  if (v == nullptr || !v->is_array()) return gguf_value<int64_t>(file, key);
+  check(!v->empty() && (*v)[0].is_number_integer(), "{}: key {} must hold integers", file.path(),
+        key);
+  for (const Json& x : *v)
+    check(x == (*v)[0], "{}: key {} differs between layers, which is not implemented", file.path(),
+          key);
+  return (*v)[0].get<int64_t>();
+}
 
 bool is_gguf(const std::string& path) { return path.ends_with(".gguf"); }
 

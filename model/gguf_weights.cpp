@@ -92,9 +92,8 @@ class GgufWeights : public Weights {
   }
 
   int64_t heads(const char* key, int64_t fallback) const {
-    const Json* v = files_[0]->find(arch_ + "." + key);
-    if (v == nullptr || v->is_array()) return fallback;
-    auto n = gguf_value<int64_t>(*files_[0], arch_ + "." + key);
+    if (files_[0]->find(arch_ + "." + key) == nullptr) return fallback;
+    int64_t n = gguf_number(*files_[0], arch_ + "." + key);
     check(n > 0, "{}: {}.{} is {}", path_, arch_, key, n);
     return n;
   }
@@ -181,6 +180,7 @@ class GgufWeights : public Weights {
 
   Tensor join_kv_b(const TensorInfo& info, const Piece& p) const {
     Shape ks = files_[p.file]->info(p.source).shape, vs = files_[p.file]->info(p.other).shape;
+    if (dry_run()) return empty(info.shape, exact_ ? DType::F32 : DType::BF16);
     Piece vp = p;
     vp.source = p.other;
     int64_t N = ks[0], L = ks[1], P = ks[2], V = vs[1];

@@ -6,6 +6,7 @@
 #include "engine/dry_run.h"
 #include "engine/random.h"
 #include "model/family.h"
+#include "model/names.h"
 #include "model/weights.h"
 
 namespace sutor {
@@ -42,6 +43,7 @@ Batch make_batch(const std::vector<std::vector<int32_t>>& ids,
 
 std::unique_ptr<Model> make_model(const Config& config, WeightSource source) {
   auto model = family(config.model_type).make(config, std::move(source));
+  model->params.source = nullptr;                   // what it holds (maps, unpacked tensors) goes
   model->config.json.erase("quantization_config");  // weights are unpacked, so are what is written
   return model;
 }
@@ -55,9 +57,9 @@ namespace {
 
 // model.layers.N.*, N = the layers of the model and on.
 bool is_unused_layer(const Config& c, const std::string& name) {
-  for (int64_t i = c.layers; i < c.layers + c.unused_layers; ++i)
-    if (name.starts_with(fmt::format("model.layers.{}.", i))) return true;
-  return false;
+  int64_t layer = role_of(name).layer;
+  return name.starts_with("model.layers.") && layer >= c.layers &&
+         layer < c.layers + c.unused_layers;
 }
 
 }  // namespace

@@ -16,7 +16,7 @@ namespace sutor {
 struct Batch {
   Tensor ids, positions, start;  // I32 [T]; start[t] = first token of t's document (index into T)
   Tensor targets;                // I32 [T]: id that t predicts, -1 = not trained
-  std::vector<int32_t> rows;  // row r is tokens rows[r]..rows[r+1]
+  std::vector<int32_t> rows;     // row r is tokens rows[r]..rows[r+1]
   Tensor real{};  // I32 [T]: 0 = padding, which balance losses leave out; empty: none
 };
 // One document per row.
@@ -78,8 +78,9 @@ class Model {
 };
 
 // Builds the model of a folder or a .gguf file; weights stay in the mapped files, quantised ones
-// are unpacked to BF16, or to F32 (exactly) when computing in f32. `source` in place of files:
-// `sutor init`.
+// are unpacked to BF16; when computing in f32 the blocks of a .gguf file to F32, exactly, while FP8
+// stays BF16, as its publisher unpacks it, and NF4 the type that it names. `source` in place of
+// files: `sutor init`.
 std::unique_ptr<Model> load_model(const std::string& folder, Compute compute = Compute::kF32);
 std::unique_ptr<Model> make_model(const Config& config,
                                   std::function<Tensor(const std::string&, const Shape&)> source);

@@ -7,6 +7,8 @@
 namespace sutor {
 namespace {
 
+constexpr int64_t kMaxRank = INT32_MAX;  // times a number of experts it fits 64 bits
+
 bool off(const Json& v) {
   return v.is_null() || v == false || ((v.is_object() || v.is_array()) && v.empty());
 }
@@ -70,13 +72,17 @@ void check_init(const Json& j, const std::string& file) {
 
 }  // namespace
 
-PeftConfig::Patterns PeftConfig::patterns(const Json& j, const char* key) {
+PeftConfig::Patterns PeftConfig::patterns(const Json& j, const char* key, bool integers) {
   Patterns out;
   if (!j.contains(key) || off(j[key])) return out;
   check(j[key].is_object(), "{}: {} is {}, must map names to numbers", file, key, j[key].dump());
   for (const auto& [pattern, v] : j[key].items()) {
     check(v.is_number() && v.get<double>() > 0, "{}: {}: {} is {}, must be a number > 0", file, key,
           pattern, v.dump());
+    if (integers)
+      check(v.is_number_integer() && v.get<double>() <= kMaxRank,
+            "{}: {}: {} is {}, must be an integer in 1..{}", file, key, pattern, v.dump(),
+            kMaxRank);
     out.emplace_back(Regex("(?:.*\\.)?(?:" + pattern + ")", file + ": " + key), v.get<double>());
   }
   return out;
@@ -92,9 +98,9 @@ PeftConfig PeftConfig::read(const std::string& file) {
     check(among(kNoEffect, key) || among(kHonoured, key) || off(v),
           "{}: {} is {}, which is not implemented (allowed: null or false)", file, key,
           v.dump(-1, ' ', false, Json::error_handler_t::replace).substr(0, 60));
-  c.r_ = get<double>(j, "r", file);
+  c.r_ = get<int64_t>(j, "r", file);
   c.alpha_ = get<double>(j, "lora_alpha", file);
-  check(c.r_ >= 1 && c.r_ == std::floor(c.r_), "{}: r is {}, must be 1 or more", file, c.r_);
+  check(c.r_ >= 1 && c.r_ <= kMaxRank, "{}: r is {}, must be in 1..{}", file, c.r_, kMaxRank);
   c.rslora_ = get_or(j, "use_rslora", false, file);
   c.dora = get_or(j, "use_dora", false, file);
   c.ensure_tying = get_or(j, "ensure_weight_tying", false, file);
@@ -102,8 +108,8 @@ PeftConfig PeftConfig::read(const std::string& file) {
   check(c.bias == "none" || c.bias == "all" || c.bias == "lora_only",
         "{}: bias is \"{}\", allowed: none, all, lora_only", file, c.bias);
   c.version = get_or<std::string>(j, "peft_version", "", file);
-  c.ranks_ = c.patterns(j, "rank_pattern");
-  c.alphas_ = c.patterns(j, "alpha_pattern");
+  c.ranks_ = c.patterns(j, "rank_pattern", true);
+  c.alphas_ = c.patterns(j, "alpha_pattern", false);
   c.target_parameters = strings(j, "target_parameters", file);
   c.modules_to_save = strings(j, "modules_to_save", file);
   check_init(j, file);
@@ -172,7 +178,7 @@ bool PeftConfig::saves(const std::string& module) const {
 int64_t PeftConfig::rank(const std::string& module) const {
   for (const auto& [pattern, v] : ranks_)
     if (pattern.full_match(module)) return static_cast<int64_t>(v);
-  return static_cast<int64_t>(r_);
+  return r_;
 }
 
 float PeftConfig::scale(const std::string& module) const {

@@ -36,8 +36,9 @@ class PeftConfig {
 
  private:
   using Patterns = std::vector<std::pair<Regex, double>>;
-  Patterns patterns(const Json& j, const char* key);
-  double r_ = 0, alpha_ = 0;
+  Patterns patterns(const Json& j, const char* key, bool integers);
+  int64_t r_ = 0;
+  double alpha_ = 0;
   bool rslora_ = false;
   Patterns ranks_, alphas_;
   std::vector<std::string> targets_, excludes_;

@@ -1,11 +1,15 @@
 // What an adapter folder may not say: each is refused before any weight of the model changes hands.
+#include <cstring>
 #include <fstream>
 
+#include "apps/run_record.h"
 #include "io/safetensors.h"
 #include "io/safetensors_writer.h"
 #include "model/checkpoint.h"
 #include "model/esft.h"
 #include "tests/command.h"
+#include "tests/gguf_writer.h"
+#include "tests/torch_writer.h"
 
 using namespace sutor;
 using namespace sutor::test;
@@ -172,6 +176,81 @@ TEST_CASE("adapters: ESFT goes on from an adapter only where it keeps all of it"
   std::ofstream(f / "a/adapter/config.json") << config.dump();
   check_one_line(train("d", below + (f / "c.json")), 1,
                  {"made for model_type olmoe", "deepseek_v2"});
+}
+
+TEST_CASE("adapters: the record of a run knows every file of weights, of any format") {
+  Folder f;
+  fs::copy(kModel, f / "model");
+  fs::remove(f / "model/model.safetensors");
+  NamedTensors tensors;
+  Checkpoint files = Checkpoint::open(kModel);
+  for (const std::string& name : files.names()) tensors.emplace_back(name, files.get(name));
+  Json map = Json::object();
+  for (size_t i = 0; i < tensors.size(); ++i) map[tensors[i].first] = i < 3 ? "a" : "b.weights";
+  std::string first = torch_of({tensors.begin(), tensors.begin() + 3}),
+              second = torch_of({tensors.begin() + 3, tensors.end()});
+  auto changes = [](const std::string& path, const std::string& of, const std::string& bytes) {
+    write_file_atomic(of, bytes);
+    std::string before = hash_weights(path), changed = bytes;
+    size_t at = changed.rfind("PK\x01\x02") - 1;  // the last byte of a tensor
+    changed[at] = static_cast<char>(changed[at] ^ 1);
+    write_file_atomic(of, changed);
+    std::string after = hash_weights(path);
+    write_file_atomic(of, bytes);
+    return before != after && before == hash_weights(path);
+  };
+  f.file("model/pytorch_model.bin.index.json", Json{{"weight_map", map}}.dump());
+  f.file("model/a", first);
+  f.file("model/b.weights", second);
+  CHECK(changes(f / "model", f / "model/a", first));
+  CHECK(changes(f / "model", f / "model/b.weights", second));
+  fs::remove(f / "model/pytorch_model.bin.index.json");
+  CHECK(changes(f / "model", f / "model/pytorch_model.bin", first));
+  fs::create_directories(f / "lora");
+  f.file("lora/adapter_config.json", "{}");
+  CHECK(changes(f / "lora", f / "lora/adapter_model.bin", first));
+}
+
+TEST_CASE("adapters: a .gguf file trains, and its run goes on only with the same file") {
+  if (binary() == nullptr) return;
+  Folder f;
+  // The golden with a vocabulary put in; a key of the right length keeps the tensors aligned.
+  std::string bytes = read_file("tests/goldens/gguf/llama.gguf"), tokens, types, scores;
+  for (int i = 0; i < 131; ++i) {
+    tokens += gguf_text(fmt::format("t{}", i));
+    types += le<int32_t>(i == 0 ? 2 : 1);
+    scores += le(0.0f);
+  }
+  auto list = [](const char* key, uint32_t type, const std::string& values) {
+    return gguf_key(key, 9, le(type) + le<uint64_t>(131) + values);
+  };
+  std::string old = gguf_key("tokenizer.ggml.model", "no_vocab"),
+              now = gguf_key("tokenizer.ggml.model", "llama") +
+                    list("tokenizer.ggml.tokens", 8, tokens) +
+                    list("tokenizer.ggml.token_type", 5, types) +
+                    list("tokenizer.ggml.scores", 6, scores);
+  size_t fill = gguf_key("x", "").size() + now.size() - old.size();
+  now += gguf_key("x", std::string(32 - fill % 32, ' '));
+  REQUIRE(bytes.find(old) != bytes.npos);
+  bytes.replace(bytes.find(old), old.size(), now);
+  uint64_t keys = 0;
+  std::memcpy(&keys, bytes.data() + 16, 8);
+  bytes.replace(16, 8, le(keys + 4));
+  f.file("x.gguf", bytes);
+  Json row{{"input_ids", {1, 2, 3, 4}}, {"labels", {1, 2, 3, 4}}};
+  f.file("rows.jsonl", row.dump() + "\n");
+  auto train = [&](int steps, const char* more) {
+    return run(f, fmt::format("train {} --data {} --method full --threads 1 --quiet --save-every 1 "
+                              "--out {} --steps {} {}",
+                              f / "x.gguf", f / "rows.jsonl", f / "run", steps, more));
+  };
+  Result r = train(1, "");
+  CAPTURE(r.err);
+  REQUIRE(r.code == 0);
+  CHECK(train(2, "--resume").code == 0);
+  bytes.back() = static_cast<char>(bytes.back() ^ 1);
+  f.file("x.gguf", bytes);
+  check_one_line(train(3, "--resume"), 1, {"settings: model"});
 }
 
 TEST_CASE("adapters: init writes the config it read, under its own name") {

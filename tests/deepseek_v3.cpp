@@ -72,13 +72,42 @@ TEST_CASE("deepseek_v3: an FP8 model is its dequantised self, and is written as 
   CHECK(e.find(name + " is F8_E4M3, but there is no " + name + "_scale_inv") != e.npos);
 }
 
+TEST_CASE("deepseek_v3: a scale beside a weight that is not FP8 stays to be seen") {
+  Folder f;
+  Json tensors = Json::object();
+  int64_t at = 0;
+  auto add = [&](const char* name, const char* dtype, int64_t bytes, int64_t columns) {
+    tensors[name] = {{"dtype", dtype}, {"shape", {1, columns}}, {"data_offsets", {at, at + bytes}}};
+    at += bytes;
+  };
+  add("a_scale_inv", "F32", 4, 1);
+  add("b_scale_inv", "F32", 4, 1);
+  add("a", "F8_E4M3", 2, 2);
+  add("b", "BF16", 2, 1);
+  std::string header = tensors.dump();
+  uint64_t size = header.size();
+  f.file("x.safetensors", std::string(reinterpret_cast<const char*>(&size), 8) + header +
+                              std::string(static_cast<size_t>(at), 'x'));
+  auto w = unpacked_fp8(std::make_shared<Checkpoint>(Checkpoint::open(f / "x.safetensors")));
+  CHECK(w->names() == std::vector<std::string>{"b_scale_inv", "a", "b"});
+}
+
 TEST_CASE("deepseek_v3: the multi-token-prediction layer is left out, and said so") {
   auto model = load_model(kDir + "/full");
   REQUIRE(model->notices.size() == 1);
   CHECK(model->notices[0].find("4 tensors of the multi-token-prediction layers behind layer 1") !=
         std::string::npos);
-  if (binary() == nullptr) return;
+  CHECK_FALSE(model->params.source);  // what the weights came from is let go
   Folder f;
+  std::filesystem::copy(kDir + "/full", f / "m");
+  Json config = read_json_file(kDir + "/full/config.json");
+  config["num_nextn_predict_layers"] = 2147483647;
+  f.file("m/config.json", config.dump());
+  REQUIRE(load_model(f / "m")->notices.size() == 1);
+  config["num_nextn_predict_layers"] = 0;
+  f.file("m/config.json", config.dump());
+  CHECK(error_of([&] { load_model(f / "m"); }).find("belongs to no part") != std::string::npos);
+  if (binary() == nullptr) return;
   Result r = run(f, "inspect " + kDir + "/full --json");
   CHECK(r.code == 0);
   CHECK(r.err.find("left out") != std::string::npos);

@@ -128,7 +128,9 @@ TEST_CASE("formats: layouts that cannot be told apart, or fit nothing") {
   };
   fails(with(2, {8, 5}, {4, 5}), "are neither");
   fails(with(2, {8, 8}, {4, 4}), "are neither");
-  fails(with(2, {0, 0}, {0, 0}), "fit both");
+  fails(with(2, {0, 0}, {0, 0}), "are no fused experts");
+  fails(with(int64_t{1} << 40, {2, 0}, {0, 1}), "are no fused experts");
+  fails(with(2, {2, 0}, {0, int64_t{1} << 62}), "are no fused experts");
   fails(with(2, {8, 8}, {8, 4}, false), "fused experts come in pairs");
   NamedTensors twice = all();
   for (auto& t : fused(false))

@@ -96,6 +96,65 @@ TEST_CASE("gguf: whole models equal their hub folders") {
   }
 }
 
+TEST_CASE("gguf: a list of equal head counts, one per layer, is that count") {
+  Folder f;
+  std::string bytes = read_file(kGoldens + "llama.gguf");
+  const std::string kHeads = "llama.attention.head_count", kKv = kHeads + "_kv";
+  auto replace = [](std::string s, const std::string& key, uint32_t n, uint32_t a, uint32_t b) {
+    std::string old = gguf_key(key, n);
+    REQUIRE(s.find(old) != s.npos);
+    return s.replace(s.find(old), old.size(),
+                     gguf_key(key, 9, le<uint32_t>(4) + le<uint64_t>(2) + le(a) + le(b)));
+  };
+  // Both keys grow by 16 bytes: the tensors stay aligned.
+  f.file("x.gguf", replace(replace(bytes, kHeads, 6, 6, 6), kKv, 2, 2, 2));
+  auto a = load_model(kGoldens + "llama.gguf"), b = load_model(f / "x.gguf");
+  for (const Param& p : a->params.all()) {
+    CAPTURE(p.name);
+    CHECK(same_bits(p.value, b->params.at(p.name).value));
+  }
+  f.file("x.gguf", replace(replace(bytes, kHeads, 6, 6, 6), kKv, 2, 2, 1));
+  CHECK(error_of([&] {
+          open_gguf(f / "x.gguf", Compute::kF32);
+        }).find("head_count_kv differs between layers") != std::string::npos);
+}
+
+TEST_CASE("gguf: RoPE's scaling, as llama.cpp takes it") {
+  Folder f;
+  auto real = [](const std::string& key, float v) {
+    return gguf_key("llama.rope." + key, 6, le(v));
+  };
+  auto scaling = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> keys{gguf_key("general.architecture", "llama"),
+                                  gguf_key("llama.embedding_length", uint32_t{4}),
+                                  gguf_key("llama.block_count", uint32_t{1}),
+                                  gguf_key("llama.attention.head_count", uint32_t{1}),
+                                  gguf_key("llama.context_length", uint32_t{8}),
+                                  gguf_key("llama.attention.layer_norm_rms_epsilon", 6, le(1e-5f))};
+    keys.insert(keys.end(), more.begin(), more.end());
+    f.file("x.gguf", gguf_of(keys, {gguf_tensor("token_embd.weight", {4, 2}, 0, 0)}, 32));
+    Json j = gguf_config(f / "x.gguf");
+    return j.contains("rope_scaling") ? j["rope_scaling"] : Json();
+  };
+  auto type = [](const std::string& v) { return gguf_key("llama.rope.scaling.type", v); };
+  CHECK(scaling({}).is_null());
+  // A factor without a type is linear scaling.
+  for (const char* key : {"scaling.factor", "scale_linear"}) {
+    CAPTURE(key);
+    CHECK(scaling({real(key, 4)}) == Json{{"rope_type", "linear"}, {"factor", 4.0}});
+    CHECK(scaling({real(key, 4), type("none")}).is_null());
+  }
+  CHECK(scaling({real("scaling.factor", 1)}).is_null());
+  CHECK(scaling({real("scaling.attn_factor", 1), real("scaling.yarn_ext_factor", 1)}).is_null());
+  for (const char* key : {"scaling.attn_factor", "scaling.yarn_attn_factor", "scaling.new_one"}) {
+    std::string e = error_of([&] {
+      scaling({type("linear"), real("scaling.factor", 4), real(key, 2)});
+    });
+    CAPTURE(e);
+    CHECK(e.find(fmt::format("llama.rope.{} is 2", key)) != e.npos);
+  }
+}
+
 TEST_CASE("gguf: corruptions") {
   Folder f;
   std::string good_key = gguf_key("general.alignment", uint32_t{32}),

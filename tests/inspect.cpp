@@ -151,3 +151,36 @@ TEST_CASE("inspect: an unknown and a missing tensor are named, for every family"
           std::string::npos);
   }
 }
+
+TEST_CASE("inspect: a .gguf file's sizes are those of its unpacked weights") {
+  if (binary() == nullptr) return;
+  Folder f;
+  const std::string file = "tests/goldens/gguf/qwen3_moe.gguf";
+  for (const char* dtype : {"f32", "bf16"}) {
+    CAPTURE(dtype);
+    auto model = load_model(file, dtype[0] == 'f' ? Compute::kF32 : Compute::kBF16);
+    int64_t n = 0, bytes = 0;
+    std::map<std::string, int64_t> types;
+    for (const Param& p : model->params.all()) {
+      n += p.value.numel();
+      bytes += p.value.nbytes();
+      types[std::string(name_of(p.value.dtype))] += p.value.numel();
+    }
+    Result r = run(f, "inspect " + file + " --json --quiet --dtype " + dtype);
+    REQUIRE(r.code == 0);
+    Json j = parse_json(r.out, "inspect");
+    CHECK(j["parameters"] == n);
+    CHECK(j["bytes"] == bytes);
+    CHECK(j["dtypes"] == Json(types));
+  }
+}
+
+TEST_CASE("inspect: an adapter_config.json that is none is named") {
+  if (binary() == nullptr) return;
+  Folder f;
+  fs::create_directories(f / "a");
+  save_safetensors(f / "a/adapter_model.safetensors", {{"x", zeros({2})}});
+  f.file("a/adapter_config.json", "[]");
+  check_one_line(run(f, "inspect " + (f / "a")), 1,
+                 {"a/adapter_config.json", "expected an object"});
+}

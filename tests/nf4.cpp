@@ -95,6 +95,20 @@ TEST_CASE("nf4: sutor quantize writes what loads as the nearest codes") {
   CHECK(config["quantization_config"]["quant_method"] == "bitsandbytes");
 }
 
+TEST_CASE("nf4: sutor quantize takes the checkpoint of a run, with its base's tokenizer") {
+  if (binary() == nullptr) return;
+  Folder f;
+  Result r = run(f,
+                 "train tests/goldens/esft_train/model --data tests/goldens/esft_train/rows.jsonl"
+                 " --method full --seq 512 --steps 1 --save-every 1 --threads 1 --quiet --out " +
+                     (f / "run"));
+  CAPTURE(r.err);
+  REQUIRE(r.code == 0);
+  REQUIRE(run(f, "quantize " + (f / "run/checkpoint-1") + " --quiet --out " + (f / "q")).code == 0);
+  for (const char* name : {"tokenizer.json", "tokenizer_config.json", "generation_config.json"})
+    CHECK(std::filesystem::exists(f / "q" + "/" + name));
+}
+
 TEST_CASE("nf4: corruptions") {
   Folder f;
   Tensor w = random({4, 64}, 1);

@@ -147,4 +147,8 @@ TEST_CASE("safetensors: corruptions") {
         std::string::npos);
   CHECK(index(R"({"weight_map":{"a":1}})").find("must be a string") != std::string::npos);
   CHECK(index(R"({})").find("\"weight_map\" is missing") != std::string::npos);
+  Tensor t = zeros({2});
+  save_safetensors(d / "x.safetensors", {{"a", t}, {"b", t}});
+  CHECK(index(R"({"weight_map":{"a":"x.safetensors"}})")
+            .find("tensor b of x.safetensors is not in weight_map") != std::string::npos);
 }

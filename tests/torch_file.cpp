@@ -117,6 +117,14 @@ TEST_CASE("torch file: corruptions") {
     write_file_atomic(f / "x.bin", bytes);
     TorchFile file(f / "x.bin");
   });
+  // A dimension of size 1 may have any stride.
+  const std::string big = integer(2147483647);
+  std::string strides = tensor("torch\nFloatStorage", "0", 4, 0, {2, 1, 2}, {1, 2147483647, 2});
+  strides.replace(strides.find(big), big.size(), "\x8a\x08" + le(int64_t{INT64_MAX}));
+  const float values[] = {0, 1, 2, 3};
+  write_file_atomic(f / "x.bin", archive(dict(text("w") + strides),
+                                         {reinterpret_cast<const char*>(values), sizeof values}));
+  CHECK(dense(TorchFile(f / "x.bin").get("w")) == Doubles{0, 2, 1, 3});
   auto golden = [](const std::string& file) {
     return error_of([&] { Checkpoint::open(kGoldens + file); });
   };
