@@ -134,6 +134,12 @@ TEST_CASE("chat: rows with tools, tool messages and parts reach the template as 
       R"([{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}, )"
       R"({"role": "assistant", "content": null, "tool_calls": [{"id": "1"}]}, )"
       R"({"role": "tool", "content": "r", "name": "n"}, {"role": "assistant", "content": "x"}]12)");
+  // Beside tool_calls the content may be absent, also where there is no third key.
+  const std::string calls =
+      f.file("c.jsonl", R"({"messages":[{"role":"assistant","tool_calls":[{"id":"1"}]}]})");
+  CHECK(ChatTemplate("{{ messages | tojson }}", Json::object())
+            .render(read_dataset(calls, false).rows[0].messages, false) ==
+        R"([{"role": "assistant", "tool_calls": [{"id": "1"}]}])");
   const std::string bad =
       f.file("b.jsonl", R"({"messages":[{"role":"user","content":[{"type":"image"}]}]})");
   CHECK_THROWS_WITH_AS(read_dataset(bad, false, RowKind::kPrompt),
