@@ -7,6 +7,9 @@
 namespace sutor {
 
 void declare_data(Args& a);
+// --date, for whatever renders messages; MODEL's template, if there is one, under it.
+void declare_date(Args& a);
+std::optional<ChatTemplate> dated_template(const Args& a);
 // The data's examples under the options; warns on stderr of skipped rows.
 std::vector<Example> load_examples(const Args& a, const std::string& file, const Tokenizer& tok);
 // The rows of `file` under --skip-bad-rows; warns of skipped ones.

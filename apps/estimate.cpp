@@ -94,7 +94,7 @@ std::vector<Batch> micro_batches(const Args& a, const Config& c, std::vector<int
 }
 
 void run(const Args& a) {
-  for (const char* o : {"format", "skip-bad-rows", "packing", "seed"})
+  for (const char* o : {"format", "date", "skip-bad-rows", "packing", "seed"})
     a.no_effect_unless(a.given("data"), o, "there is no --data");
   a.no_effect_unless(!has_weights(a.str("MODEL")), "weights", "MODEL has weights");
   if (a.num("ranks") != 1)

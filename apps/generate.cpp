@@ -4,9 +4,8 @@
 
 #include "apps/commands.h"
 #include "apps/common.h"
+#include "apps/data_args.h"
 #include "apps/run_checkpoint.h"
-#include "io/chat.h"
-#include "io/dataset.h"
 #include "io/tokenizer.h"
 #include "model/generate.h"
 
@@ -17,6 +16,7 @@ void declare(Args& a) {
   declare_model(a);
   a.string("prompt", "text to continue");
   a.string("prompts", "rows with {\"prompt\"} or {\"messages\"}: JSON lines of output");
+  declare_date(a);
   a.integer("max-tokens", "new tokens at the most", 128, 1, 1 << 20);
   a.real("temperature", "0: greedy", 0, 0, 100);
   a.real("top-p", "nucleus", 1, 0, 1);
@@ -76,7 +76,7 @@ std::vector<Prompt> read_prompts(const Args& a, const Tokenizer& tok) {
       out.push_back({r.prompt, tok.encode(r.prompt)});
       continue;
     }
-    if (!chat) chat = ChatTemplate::load(hub_folder(a.str("MODEL")));
+    if (!chat) chat = dated_template(a);
     check(chat.has_value(), "{}:{}: messages, and {} has no chat template", a.str("prompts"),
           r.line, a.str("MODEL"));
     const bool answered = r.messages.back().role == "assistant";
@@ -100,6 +100,7 @@ std::vector<Prompt> read_prompts(const Args& a, const Tokenizer& tok) {
   if (dropped > 0 && !a.on("quiet"))
     note("{}: the last answer of {} rows left out, to be generated (--continue goes on with it)\n",
          a.str("prompts"), dropped);
+  a.no_effect_unless(chat.has_value(), "date", "no row has messages");
   a.no_effect_unless(continued > 0, "continue", "no row ends with an assistant's message");
   return out;
 }
@@ -125,7 +126,8 @@ void run(const Args& a) {
   for (const char* o : {"top-p", "top-k", "min-p", "seed", "n"})
     a.no_effect_unless(a.real("temperature") > 0, o, "--temperature 0 is greedy");
   bool as_json = a.on("json") || a.given("prompts");
-  a.no_effect_unless(a.given("prompts"), "continue", "only --prompts has messages");
+  for (const char* o : {"continue", "date"})
+    a.no_effect_unless(a.given("prompts"), o, "only --prompts has messages");
   a.no_effect_unless(as_json, "logprobs", "only JSON output shows them: --json");
   for (const std::string& s : a.all("stop"))
     if (s.empty()) throw UsageError("--stop: the empty text would end every answer");

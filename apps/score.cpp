@@ -63,8 +63,8 @@ void write_raw(const std::string& dir, const std::map<int, std::string>& raw) {
 }
 
 void from_raw(const Args& a) {
-  for (const char* o : {"data", "tokens", "seq", "raw-dir", "adapter", "format", "normalise-gate",
-                        "skip-bad-rows", "device", "dtype", "threads", "MODEL"})
+  for (const char* o : {"data", "tokens", "seq", "raw-dir", "adapter", "format", "date",
+                        "normalise-gate", "skip-bad-rows", "device", "dtype", "threads", "MODEL"})
     a.no_effect_unless(false, o, "--from-raw reads routing logs");
   if (!a.given("top-k") || !a.given("experts"))
     throw UsageError("--from-raw needs --top-k and --experts: the logs do not say them");

@@ -3,8 +3,8 @@
 
 #include "apps/commands.h"
 #include "apps/common.h"
+#include "apps/data_args.h"
 #include "apps/run_checkpoint.h"
-#include "io/chat.h"
 #include "io/tokenizer.h"
 
 namespace sutor {
@@ -14,6 +14,7 @@ void declare(Args& a) {
   a.positional("MODEL", "folder with tokenizer.json");
   a.flag("decode", "lines of JSON ids to lines of JSON text");
   a.flag("chat", "lines are {\"messages\"} rows, rendered by the chat template first");
+  declare_date(a);
   a.flag("no-special", "do not add bos or eos");
   a.flag("quiet", "no progress on stderr");
 }
@@ -22,7 +23,8 @@ void run(const Args& a) {
   a.no_effect_unless(!a.on("decode"), "chat", "--decode reads ids");
   a.no_effect_unless(!a.on("decode") && !a.on("chat"), "no-special", "only plain text gets them");
   Tokenizer tok = Tokenizer::load(hub_folder(a.str("MODEL")));
-  auto chat = a.on("chat") ? ChatTemplate::load(hub_folder(a.str("MODEL"))) : std::nullopt;
+  a.no_effect_unless(a.on("chat"), "date", "only --chat renders by a template");
+  auto chat = a.on("chat") ? dated_template(a) : std::nullopt;
   check(!a.on("chat") || chat, "{}: has no chat template", a.str("MODEL"));
   int64_t n = 0;
   for (std::string line; std::getline(std::cin, line);) {

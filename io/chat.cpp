@@ -6,7 +6,7 @@
 #include "io/chat.h"
 
 #include <algorithm>
-#include <ctime>
+#include <chrono>
 #include <filesystem>
 
 #include "io/file.h"
@@ -104,6 +104,23 @@ size_t common_suffix(const std::string& a, const std::string& b) {
 
 }  // namespace
 
+void ChatTemplate::set_date(const std::string& iso) {
+  int y = 0;
+  unsigned m = 0, d = 0;
+  const bool shape = iso.size() == 10 && iso[4] == '-' && iso[7] == '-' &&
+                     iso.find_first_not_of("0123456789-") == iso.npos &&
+                     std::count(iso.begin(), iso.end(), '-') == 2;
+  if (shape) y = std::stoi(iso), m = std::stoi(iso.substr(5)), d = std::stoi(iso.substr(8));
+  const std::chrono::year_month_day day{std::chrono::year(y), std::chrono::month(m),
+                                        std::chrono::day(d)};
+  check(shape && day.ok(), "'{}' is no date: YYYY-MM-DD", iso);
+  now_ = std::chrono::system_clock::to_time_t(std::chrono::sys_days(day) + std::chrono::hours(12));
+}
+
+bool ChatTemplate::asks_date() const {
+  return (source_ + tool_source_).find("strftime_now") != std::string::npos;
+}
+
 const std::string& ChatTemplate::source(const Json& more) const {
   bool tools = more.is_object() && more.contains("tools");
   return tools && !tool_source_.empty() ? tool_source_ : source_;
@@ -125,8 +142,7 @@ Json ChatTemplate::variables_of(const std::vector<Message>& messages, bool add_g
 
 std::string ChatTemplate::render(const std::vector<Message>& messages, bool add_generation_prompt,
                                  const Json& more) const {
-  return jinja::render(source(more), variables_of(messages, add_generation_prompt, more),
-                       std::time(nullptr));
+  return jinja::render(source(more), variables_of(messages, add_generation_prompt, more), now_);
 }
 
 std::string ChatTemplate::render_continued(const std::vector<Message>& messages,
@@ -150,7 +166,7 @@ std::string ChatTemplate::render_continued(const std::vector<Message>& messages,
 std::vector<ChatPart> ChatTemplate::parts(const std::vector<Message>& messages,
                                           const Json& more) const {
   jinja::Rendered marked =
-      jinja::render_spans(source(more), variables_of(messages, false, more), std::time(nullptr));
+      jinja::render_spans(source(more), variables_of(messages, false, more), now_);
   if (!marked.generation.empty()) return marked_parts(marked, messages);
   return prefix_parts(messages, marked.text, more);
 }

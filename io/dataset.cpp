@@ -168,7 +168,8 @@ std::vector<Message> messages_of(const Json& j, const std::string& where) {
         msg.role == "system" || msg.role == "user" || msg.role == "assistant" || msg.role == "tool",
         "{}: role \"{}\" is not one of system, user, assistant, tool", where, msg.role);
     msg.train = msg.role == "assistant" && !masked(m, where);
-    if (m.size() > 2 || !m["content"].is_string()) {
+    const auto content = m.find("content");  // may be absent beside tool_calls
+    if (m.size() > 2 || content == m.end() || !content->is_string()) {
       msg.raw = m;
       msg.raw.erase("mask");
     }

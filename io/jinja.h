@@ -21,7 +21,7 @@ struct Rendered {
       generation;  // byte spans [begin, end) of {% generation %} blocks
 };
 
-// `now` is what strftime_now() prints, in local time.
+// `now` is what strftime_now() prints, in UTC.
 Rendered render_spans(std::string_view template_text, const Json& variables, std::time_t now = 0);
 std::string render(std::string_view template_text, const Json& variables, std::time_t now = 0);
 

@@ -105,7 +105,7 @@ Value Eval::function(const Node& n, const std::string& f, Arguments& a) {
   if (f == "strftime_now") {
     char buf[256];
     std::tm tm{};
-    localtime_r(&now_, &tm);
+    gmtime_r(&now_, &tm);
     const Value format = a.get(0, "format");
     return Json(std::string(buf, std::strftime(buf, sizeof buf, str(n, format).c_str(), &tm)));
   }

@@ -118,13 +118,24 @@ void Eval::emit(const Node& n, const std::string& s) {
 // What a body would print; its variables are its own.
 Value Eval::captured(const Node& n, const std::vector<NodePtr>& b) {
   std::string saved;
-  saved.swap(out.text);
-  ++capturing_;
+  struct Capture {  // ends also when a break or continue leaves the body
+    std::string &text, &saved;
+    int& capturing;
+    Capture(std::string& t, std::string& s, int& c) : text(t), saved(s), capturing(c) {
+      saved.swap(text);
+      ++capturing;
+    }
+    ~Capture() {
+      --capturing;
+      saved.swap(text);
+    }
+  };
   scopes_.emplace_back();
-  body(b);
-  scopes_.pop_back();
-  --capturing_;
-  saved.swap(out.text);
+  {
+    Capture guard(out.text, saved, capturing_);
+    body(b);
+  }
+  scopes_.pop_back();  // a loop that catches a break takes its own scopes away
   step(n, static_cast<int64_t>(saved.size()) / 64);
   return Json(std::move(saved));
 }

@@ -8,12 +8,16 @@
 
 namespace sutor {
 
-Regex::Regex(const std::string& pattern, const std::string& where) : where_(where) {
+void init_oniguruma() {
   static std::once_flag once;
   std::call_once(once, [] {
     OnigEncoding e = ONIG_ENCODING_UTF8;
     onig_initialize(&e, 1);
   });
+}
+
+Regex::Regex(const std::string& pattern, const std::string& where) : where_(where) {
+  init_oniguruma();
   check(pattern.size() <= 1 << 16, "{}: pattern of {} bytes, at most 65536 allowed", where,
         pattern.size());
   std::string whole = "(?:" + pattern + ")\\Z";

@@ -9,6 +9,8 @@
 
 namespace sutor {
 
+void init_oniguruma();  // once, before its first use; io/tokenizer_normalize.cpp has patterns too
+
 class Regex {
  public:
   // `where` names file and key in errors.

@@ -9,6 +9,7 @@
 #include <string_view>
 
 #include "io/json.h"
+#include "io/utf8.h"
 
 namespace sutor {
 namespace {
@@ -30,27 +31,6 @@ int bits_of(std::string_view name) {
   for (const FileType& t : kTypes)
     if (t.name == name) return t.bits;
   return 0;
-}
-
-bool is_utf8(std::string_view s) {
-  for (size_t i = 0; i < s.size();) {
-    auto c = static_cast<unsigned char>(s[i]);
-    size_t n = c < 0x80                ? 1
-               : c >= 0xc2 && c < 0xe0 ? 2
-               : c >= 0xe0 && c < 0xf0 ? 3
-               : c >= 0xf0 && c < 0xf5 ? 4
-                                       : 0;
-    if (n == 0 || i + n > s.size()) return false;
-    for (size_t j = 1; j < n; ++j)
-      if ((static_cast<unsigned char>(s[i + j]) & 0xc0) != 0x80) return false;
-    auto d = n > 1 ? static_cast<unsigned char>(s[i + 1]) : 0;
-    // overlong forms, surrogates, above U+10FFFF
-    if ((c == 0xe0 && d < 0xa0) || (c == 0xed && d > 0x9f) || (c == 0xf0 && d < 0x90) ||
-        (c == 0xf4 && d > 0x8f))
-      return false;
-    i += n;
-  }
-  return true;
 }
 
 TensorInfo parse_info(const std::string& name, const Json& j, const std::string& where) {

@@ -48,16 +48,25 @@ struct Tokenizer::Impl {
   std::vector<int32_t> before, after;  // what the post-processor puts around the text
   std::vector<std::string> tokens;
   std::vector<bool> is_special;
+  int64_t largest = 0;  // id that may be
+  std::string file;
   std::unordered_map<std::string, int32_t> ids;
   std::unordered_map<int32_t, std::string> shown;  // normalized added tokens decode to this
   int32_t bos = -1, eos = -1;
   bool legacy = true, add_prefix_space = true;  // tokenizer.model only
   std::string unk;                              // text of the unknown token
   size_t unk_pieces = 0;                        // how many pieces that text is
+  int visible = -1;                             // a piece of text without a space
 
-  void put(const std::string& token, int32_t id, bool special) {
+  // Ids may leave gaps, but none whose memory the file's own size does not account for.
+  void allow_ids(size_t entries, const std::string& path) {
+    largest = static_cast<int64_t>(2 * entries + (1 << 16)), file = path;
+  }
+  void put(const std::string& token, int64_t id, bool special) {
+    check(id >= 0 && id <= largest, "{}: token id {} of '{}' is out of range 0 to {}", file, id,
+          token, largest);
     if (static_cast<size_t>(id) >= tokens.size()) tokens.resize(id + 1), is_special.resize(id + 1);
-    tokens[id] = token, ids[token] = id;
+    tokens[id] = token, ids[token] = static_cast<int32_t>(id);
     if (special) is_special[id] = true;
   }
   void add(Added a) {
@@ -140,6 +149,38 @@ struct Tokenizer::Impl {
     out.insert(out.end(), ids.begin() + (guard ? std::min(unk_pieces, ids.size()) : 0), ids.end());
   }
 
+  // Runs of pieces by the library, between them the text of added, control and unknown tokens. Only
+  // a text's very first space can be the prefix.
+  std::string decode_spm(std::span<const int32_t> list, bool skip_special) const {
+    std::string out;
+    std::vector<int> run;
+    auto flush = [&] {
+      if (run.empty()) return;
+      std::string s, before;
+      const bool first = out.empty(), guard = !first && visible >= 0;
+      if (guard) run.insert(run.begin(), visible);  // the library drops a text's leading space
+      auto status = spm->Decode(run, &s);
+      if (guard && status.ok()) status = spm->Decode(std::vector<int>{visible}, &before);
+      check(status.ok(), "tokenizer.model: {}", status.ToString());
+      // What with_prefix() put there; the library does it when it made the prefix itself.
+      const bool prefixed = first && !legacy && add_prefix_space && s.starts_with(' ');
+      out.append(s, prefixed ? 1 : before.size(), s.npos);
+      run.clear();
+    };
+    for (int32_t id : list) {
+      if (id < 0 || static_cast<size_t>(id) >= tokens.size() || (skip_special && is_special[id]))
+        continue;
+      if (id < spm->GetPieceSize() && !spm->IsControl(id) && !spm->IsUnknown(id)) {
+        run.push_back(id);
+        continue;
+      }
+      flush();
+      out += tokens[id];
+    }
+    flush();
+    return out;
+  }
+
   void load_json(const Json& j, const std::string& path);
   void load_spm(const std::string& proto, const std::string& path);
   void load_config(const Json& j, const std::string& path);
@@ -179,7 +220,10 @@ void Tokenizer::Impl::post_processor(const Json& j, const Where& w) {
     std::string name = str(need(x, "SpecialToken", w), "id", w);
     const Json& spec = need(need(j, "special_tokens", w), name.c_str(), w.at("special_tokens"));
     for (auto& id : need(spec, "ids", w)) {
-      check(id.is_number_integer(), "{}: {}: ids of '{}' must be integers", w.file, w.key, name);
+      check(id.is_number_integer() && id.get<int64_t>() >= 0 &&
+                id.get<int64_t>() < static_cast<int64_t>(tokens.size()),
+            "{}: {}: ids of '{}': {} is no id of a vocabulary of {}", w.file, w.key, name,
+            id.dump(-1, ' ', false, Json::error_handler_t::replace).substr(0, 60), tokens.size());
       (seen ? after : before).push_back(id.get<int32_t>());
     }
   }
@@ -194,9 +238,11 @@ void Tokenizer::Impl::load_json(const Json& j, const std::string& path) {
   pre = make_pretokenizer(get("pre_tokenizer"), w.at("pre_tokenizer"), &byte_level);
   decoder = make_decoder(get("decoder"), w.at("decoder"), &dec);
   bpe = std::make_unique<Bpe>(model, w.at("model"), byte_level);
+  const Json added_tokens = get("added_tokens");
+  allow_ids(bpe->vocab.size() + added_tokens.size(), path);
   for (auto& [t, id] : bpe->vocab) put(t, id, false);
   Where a = w.at("added_tokens");
-  for (auto& x : get("added_tokens")) {
+  for (auto& x : added_tokens) {
     int64_t id = int_or(x, "id", -1, a);
     check(id >= 0 && id < 1 << 24, "{}: {}.id: {} is out of range 0 to 16777215", path, a.key, id);
     Added token = read_added(x, static_cast<int32_t>(id), a);
@@ -211,9 +257,13 @@ void Tokenizer::Impl::load_spm(const std::string& proto, const std::string& path
   spm = std::make_unique<sentencepiece::SentencePieceProcessor>();
   auto status = spm->LoadFromSerializedProto(proto);
   check(status.ok(), "{}: not a SentencePiece model: {}", path, status.ToString());
+  allow_ids(static_cast<size_t>(spm->GetPieceSize()), path);
   for (int i = 0; i < spm->GetPieceSize(); ++i) {
     bool control = spm->IsControl(i) || spm->IsUnknown(i);
     put(spm->IdToPiece(i), i, control);
+    if (visible < 0 && !control && !spm->IsByte(i) && !spm->IsUnused(i) &&
+        spm->IdToPiece(i).find(kUnderline) == std::string::npos)
+      visible = i;
     if (control) add({spm->IdToPiece(i), "", i, true, false, false, false, false});
   }
   bos = spm->bos_id(), eos = spm->eos_id();
@@ -244,7 +294,8 @@ void Tokenizer::Impl::load_config(const Json& j, const std::string& path) {
       auto id = ids.find(s);
       return id == ids.end() ? -1 : id->second;
     };
-    if (spm && j.contains("added_tokens_decoder"))
+    if (spm && j.contains("added_tokens_decoder")) {
+      allow_ids(tokens.size() + j["added_tokens_decoder"].size(), path);
       for (auto& [k, v] : j["added_tokens_decoder"].items()) {
         check(!k.empty() && k.size() < 8 &&
                   std::all_of(k.begin(), k.end(), [](char c) { return c >= '0' && c <= '9'; }),
@@ -253,6 +304,7 @@ void Tokenizer::Impl::load_config(const Json& j, const std::string& path) {
             !ids.contains(a.content))
           add(a);
       }
+    }
     bos = token("bos_token", bos), eos = token("eos_token", eos);
     add_bos = bool_or(j, "add_bos_token", true, w), add_eos = bool_or(j, "add_eos_token", false, w);
     // LlamaTokenizerFast rebuilds the file's post-processor from these two; other classes keep it.
@@ -329,18 +381,7 @@ std::vector<int32_t> Tokenizer::encode(std::string_view raw, bool add_special,
 }
 
 std::string Tokenizer::decode(std::span<const int32_t> ids, bool skip_special) const {
-  if (impl_->spm) {
-    std::vector<int> keep;
-    for (int32_t id : ids)
-      if (id >= 0 && id < impl_->spm->GetPieceSize() && !(skip_special && special(id)))
-        keep.push_back(id);
-    std::string s;
-    auto status = impl_->spm->Decode(keep, &s);
-    check(status.ok(), "tokenizer.model: {}", status.ToString());
-    // What with_prefix() put there; the library does it when it made the prefix itself.
-    bool prefixed = !impl_->legacy && impl_->add_prefix_space && s.starts_with(' ');
-    return prefixed ? s.substr(1) : s;
-  }
+  if (impl_->spm) return impl_->decode_spm(ids, skip_special);
   std::vector<std::string> t;
   for (int32_t id : ids)
     if (id >= 0 && id < vocab_size() && !(skip_special && special(id))) {

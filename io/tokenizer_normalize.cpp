@@ -6,6 +6,7 @@
 #include <cstdlib>
 
 #include "engine/error.h"
+#include "io/regex.h"
 #include "io/tokenizer_parts.h"
 
 namespace sutor::tok {
@@ -70,11 +71,7 @@ Pattern::Pattern(const std::string& regex, const Where& w) : where_(w) { compile
 void Pattern::compile(const std::string& p) {
   check(p.size() <= 1 << 16, "{}: {}: pattern of {} bytes, at most 65536 allowed", where_.file,
         where_.key, p.size());
-  static std::once_flag once;
-  std::call_once(once, [] {
-    OnigEncoding e = ONIG_ENCODING_UTF8;
-    onig_initialize(&e, 1);
-  });
+  init_oniguruma();
   regex_t* r = nullptr;
   OnigErrorInfo info;
   auto b = reinterpret_cast<const OnigUChar*>(p.data());

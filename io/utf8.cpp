@@ -67,41 +67,49 @@ size_t count_chars(std::string_view s) {
   return n;
 }
 
+// Bytes of the maximal subpart at s[i]; `whole`: it is a character.
+static size_t subpart(std::string_view s, size_t i, bool& whole) {
+  const unsigned char a = s[i];
+  const size_t n = a < 0x80                 ? 1
+                   : a >= 0xC2 && a <= 0xDF ? 2
+                   : a >= 0xE0 && a <= 0xEF ? 3
+                   : a >= 0xF0 && a <= 0xF4 ? 4
+                                            : 0;
+  // The second byte has a narrower range after E0, ED, F0 and F4 (no overlong forms, surrogates,
+  // > 10FFFF).
+  unsigned lo = a == 0xE0   ? 0xA0
+                : a == 0xF0 ? 0x90
+                            : 0x80,
+           hi = a == 0xED   ? 0x9F
+                : a == 0xF4 ? 0x8F
+                            : 0xBF;
+  size_t k = 1;
+  while (k < n && i + k < s.size()) {
+    const unsigned char b = s[i + k];
+    if (b < lo || b > hi) break;
+    lo = 0x80, hi = 0xBF, ++k;
+  }
+  whole = k == n;
+  return k;
+}
+
+bool is_utf8(std::string_view s) {
+  bool whole = true;
+  for (size_t i = 0; i < s.size() && whole;) i += subpart(s, i, whole);
+  return whole;
+}
+
 std::string replace_invalid(std::string_view s) {
   std::string out;
   for (size_t i = 0; i < s.size();) {
-    unsigned char a = s[i];
-    if (a < 0x80) {
-      size_t j = i + 1;
-      while (j < s.size() && static_cast<unsigned char>(s[j]) < 0x80) ++j;
-      out.append(s, i, j - i);
-      i = j;
-      continue;
-    }
-    size_t n = a >= 0xC2 && a <= 0xDF   ? 2
-               : a >= 0xE0 && a <= 0xEF ? 3
-               : a >= 0xF0 && a <= 0xF4 ? 4
-                                        : 0,
-           k = 1;
-    // The second byte has a narrower range after E0, ED, F0 and F4 (no overlong forms, surrogates,
-    // > 10FFFF).
-    unsigned lo = a == 0xE0   ? 0xA0
-                  : a == 0xF0 ? 0x90
-                              : 0x80,
-             hi = a == 0xED   ? 0x9F
-                  : a == 0xF4 ? 0x8F
-                              : 0xBF;
-    while (k < n && i + k < s.size()) {
-      unsigned char b = s[i + k];
-      if (b < lo || b > hi) break;
-      lo = 0x80, hi = 0xBF, ++k;
-    }
-    if (n && k == n) {
-      out.append(s, i, n);
-    } else {
-      out += "\xEF\xBF\xBD";
-    }
-    i += k;
+    size_t j = i;
+    while (j < s.size() && static_cast<unsigned char>(s[j]) < 0x80) ++j;
+    out.append(s, i, j - i);
+    if ((i = j) == s.size()) break;
+    bool whole = false;
+    const size_t n = subpart(s, i, whole);
+    out += whole ? s.substr(i, n) : std::string_view("\xEF\xBF\xBD");
+    i += n;
   }
   return out;
 }

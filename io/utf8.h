@@ -25,6 +25,7 @@ bool is_lower(char32_t c);
 char32_t to_upper(char32_t c);
 char32_t to_lower(char32_t c);
 
+bool is_utf8(std::string_view s);
 // Ill-formed bytes become U+FFFD, one per maximal subpart (Unicode 3.9), as Python and Rust do.
 std::string replace_invalid(std::string_view s);
 

@@ -1,7 +1,6 @@
 #include "model/data.h"
 
 #include <algorithm>
-#include <span>
 
 namespace sutor {
 namespace {
@@ -47,6 +46,16 @@ Example encode_template(const Row& row, const Tokenizer& tok, const ChatTemplate
   Example e;
   append(e, tok.encode(whole, false), false);
   const bool lossless = tok.decode(e.ids) == whole;
+  std::vector<size_t> ends;  // of each token in the text, a cut character as the sign that shows it
+  auto ends_of = [&]() -> const std::vector<size_t>& {
+    StreamDecoder stream(tok);
+    size_t sent = 0;
+    for (size_t i = ends.size(); i < e.ids.size(); ++i) {
+      sent += stream.push(e.ids[i]).size();
+      ends.push_back(sent + StreamDecoder(stream).finish().size());
+    }
+    return ends;
+  };
   // Tokens that end within the first `at` bytes of the text; and whether the next one crosses.
   auto tokens_within = [&](size_t at) {
     const std::vector<int32_t> before = tok.encode(std::string_view(whole).substr(0, at), false);
@@ -54,9 +63,9 @@ Example encode_template(const Row& row, const Tokenizer& tok, const ChatTemplate
     auto n = static_cast<size_t>(agree - before.begin());
     bool crosses = n < before.size();
     if (crosses && lossless) {  // the cut changed tokens further left too: go by the text
-      const std::span<const int32_t> ids(e.ids);
-      while (n < ids.size() && tok.decode(ids.first(n + 1)).size() <= at) ++n;
-      crosses = n < ids.size() && tok.decode(ids.first(n)).size() < at;
+      const std::vector<size_t>& end = ends_of();
+      while (n < end.size() && end[n] <= at) ++n;
+      crosses = n < end.size() && (n == 0 ? 0 : end[n - 1]) < at;
     }
     return std::pair(n, crosses);
   };

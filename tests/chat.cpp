@@ -134,8 +134,48 @@ TEST_CASE("chat: rows with tools, tool messages and parts reach the template as 
       R"([{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}, )"
       R"({"role": "assistant", "content": null, "tool_calls": [{"id": "1"}]}, )"
       R"({"role": "tool", "content": "r", "name": "n"}, {"role": "assistant", "content": "x"}]12)");
+  // Beside tool_calls the content may be absent, also where there is no third key.
+  const std::string calls =
+      f.file("c.jsonl", R"({"messages":[{"role":"assistant","tool_calls":[{"id":"1"}]}]})");
+  CHECK(ChatTemplate("{{ messages | tojson }}", Json::object())
+            .render(read_dataset(calls, false).rows[0].messages, false) ==
+        R"([{"role": "assistant", "tool_calls": [{"id": "1"}]}])");
   const std::string bad =
       f.file("b.jsonl", R"({"messages":[{"role":"user","content":[{"type":"image"}]}]})");
   CHECK_THROWS_WITH_AS(read_dataset(bad, false, RowKind::kPrompt),
                        doctest::Contains("content holds"), Error);
+}
+
+TEST_CASE("chat: a template that asks for the date gets the same one every day, or the one given") {
+  const std::vector<Message> one = {{"user", "q", false}};
+  ChatTemplate chat("{{ strftime_now('%Y-%m-%d %H:%M %Z') }}", Json::object());
+  CHECK(chat.render(one, true) == std::string(kTemplateDate) + " 12:00 GMT");
+  CHECK(chat.asks_date());
+  chat.set_date("2031-02-03");
+  CHECK(chat.render(one, true) == "2031-02-03 12:00 GMT");
+  CHECK_FALSE(ChatTemplate("x", Json::object()).asks_date());
+  for (const char* bad : {"", "today", "2031-02-30", "2031-2-3", "2031-02-03x", "-031-02-03"})
+    CHECK_THROWS_WITH_AS(chat.set_date(bad), doctest::Contains("YYYY-MM-DD"), Error);
+}
+
+TEST_CASE("chat: --date reaches the template; where it would change nothing it is an error") {
+  if (test::binary() == nullptr) return;
+  test::Folder f;
+  std::filesystem::copy_file("tests/goldens/tokenizer/qwen/tokenizer.json", f / "tokenizer.json");
+  f.file("chat_template.jinja", "{{ strftime_now('%Y') }}");
+  const std::string rows = f.file("rows.jsonl", R"({"messages":[{"role":"user","content":"a"}]})"
+                                                "\n");
+  auto ids = [&](const std::string& more) {
+    return test::run(f, "tokenize " + f.path + " --chat" + more + " <" + rows);
+  };
+  const test::Result fixed = ids(""), other = ids(" --date 2031-02-03");
+  CHECK(fixed.code == 0);
+  CHECK(other.code == 0);
+  CHECK(fixed.out != other.out);
+  CHECK(ids(" --date 2024-01-01").out == fixed.out);
+  test::check_one_line(ids(" --date tomorrow"), 2, {"--date", "YYYY-MM-DD"});
+  test::check_one_line(test::run(f, "tokenize " + f.path + " --date 2031-02-03 <" + rows), 2,
+                       {"--date"});
+  f.file("chat_template.jinja", "x");
+  test::check_one_line(ids(" --date 2031-02-03"), 2, {"--date", "asks for no date"});
 }

@@ -106,6 +106,37 @@ TEST_CASE("tokenizer: tokenizer.model with legacy: false, as transformers reads 
   }
 }
 
+TEST_CASE("tokenizer: added tokens beside tokenizer.model come back as their text") {
+  auto dir = std::filesystem::temp_directory_path() / fmt::format("sutor-added-{}", getpid());
+  std::filesystem::create_directories(dir);
+  std::filesystem::copy_file("tests/goldens/tokenizer/spm/tokenizer.model", dir / "tokenizer.model",
+                             std::filesystem::copy_options::overwrite_existing);
+  for (auto& variant : read("tests/goldens/tokenizer/spm/added.json")) {
+    std::ofstream(dir / "tokenizer_config.json") << variant["config"].dump();
+    Tokenizer t = Tokenizer::load(dir.string());
+    CHECK(t.vocab_size() == 1702);
+    for (auto& c : variant["cases"]) {
+      const std::string text = c["text"];
+      CAPTURE(text);
+      CAPTURE(variant["config"].dump());
+      std::vector<int32_t> ids = c["ids"];
+      CHECK(t.decode(ids) == c["decoded"].get<std::string>());
+      CHECK(t.decode(ids, true) == c["skipped"].get<std::string>());
+      for (bool skip : {false, true}) {
+        StreamDecoder s(t, skip);
+        std::string joined;
+        for (int32_t id : ids) joined += s.push(id);
+        CHECK(joined + s.finish() == t.decode(ids, skip));
+      }
+    }
+  }
+  // An id far above all others would take memory that the file does not have.
+  std::ofstream(dir / "tokenizer_config.json")
+      << R"({"added_tokens_decoder":{"9999999":{"content":"<x>"}}})";
+  CHECK_THROWS_WITH_AS(Tokenizer::load(dir.string()), doctest::Contains("9999999"), Error);
+  std::filesystem::remove_all(dir);
+}
+
 TEST_CASE("tokenizer: every component in its forms equals the tokenizers library") {
   auto dir = std::filesystem::temp_directory_path() / fmt::format("sutor-variant-{}", getpid());
   std::filesystem::create_directories(dir);
@@ -168,6 +199,14 @@ TEST_CASE("tokenizer: corrupt files give one line that names the key") {
       {R"({"model":{"dropout":0.1}})", "model.dropout"},
       {R"({"model":{"vocab":3}})", "model.vocab: an object is expected"},
       {R"({"model":{"vocab":{"a":-1}}})", "model.vocab['a']"},
+      {R"({"model":{"vocab":{"a":16777215}}})", "token id 16777215 of 'a'"},
+      {R"({"added_tokens":[{"id":16777215,"content":"<x>"}]})", "token id 16777215 of '<x>'"},
+      {R"({"post_processor":{"type":"TemplateProcessing","single":[{"SpecialToken":{"id":"b"}}],
+          "special_tokens":{"b":{"ids":[4294967297]}}}})",
+       "ids of 'b': 4294967297"},
+      {R"({"post_processor":{"type":"TemplateProcessing","single":[{"SpecialToken":{"id":"b"}}],
+          "special_tokens":{"b":{"ids":[-1]}}}})",
+       "ids of 'b': -1"},
       {R"({"model":{"merges":["ab"]}})", "model.merges[0]"},
       {R"({"model":{"merges":[["a","zzzzzz"]]}})", "token 'zzzzzz' is not in the vocabulary"},
       {R"({"model":{"unk_token":"nope"}})", "model.unk_token"},
