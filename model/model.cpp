@@ -1,6 +1,7 @@
 #include "model/model.h"
 
 #include <cmath>
+#include <cstring>
 #include <numbers>
 
 #include "engine/dry_run.h"
@@ -86,6 +87,16 @@ std::unique_ptr<Model> load_model(const std::string& folder, Compute compute) {
                  (config.tie_embeddings && name == "lm_head.weight");
     check(known, "{}: tensor {} belongs to no part of a {} model with this config.json", folder,
           name, config.model_type);
+  }
+  // transformers takes both tensors as they are when they differ; a model has one of them here.
+  if (config.tie_embeddings && files->has("lm_head.weight") && !dry_run()) {
+    Tensor head = files->get("lm_head.weight");
+    const Tensor& embed = model->head().value;
+    check(head.shape == embed.shape && head.dtype == embed.dtype &&
+              std::memcmp(head.data, embed.data, embed.nbytes()) == 0,
+          "{}: tie_word_embeddings is true, but lm_head.weight is not the embedding: set it to "
+          "false in config.json to use both",
+          folder);
   }
   if (left_out > 0)
     model->notices.push_back(fmt::format(
