@@ -192,7 +192,7 @@ TEST_CASE("adapters: the record of a run knows every file of weights, of any for
   auto changes = [](const std::string& path, const std::string& of, const std::string& bytes) {
     write_file_atomic(of, bytes);
     std::string before = hash_weights(path), changed = bytes;
-    size_t at = changed.rfind("PK\x01\x02") - 1;  // the last byte of a tensor
+    size_t at = changed.find("PK\x01\x02") - 1;  // the last byte of a tensor
     changed[at] = static_cast<char>(changed[at] ^ 1);
     write_file_atomic(of, changed);
     std::string after = hash_weights(path);
