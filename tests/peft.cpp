@@ -228,7 +228,7 @@ TEST_CASE("peft: a square fused parameter is read as the writing version meant i
            {"r", r},
            {"lora_alpha", r},
            {"target_modules", Json::array()},
-           {"target_parameters", Json::array({"experts.gate_up_proj"})},
+           {"target_parameters", Json::array({"layers.1.mlp.experts.gate_up_proj"})},
            {"peft_version", version}};
     f.file("a/adapter_config.json", k.dump());
     auto model = make();
