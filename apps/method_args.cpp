@@ -83,7 +83,7 @@ LoraOptions choose_what_trains(const Args& a, Model& model, std::string& expert_
           model.config.where, model.config.model_type);
     const std::string& file = a.required("experts");
     ExpertConfig c = experts_of(a, file);
-    check_expert_config(c, model.config.moe_layers(), model.config.experts, file);
+    check_expert_config(c, model.config.moe_layers(), model.config.experts, file, true);
     check(!c.shared_experts || model.config.shared_experts > 0,
           "{}: shared_experts is true, the model has none", file);
     for (const Param& p : model.params.all())

@@ -1,5 +1,5 @@
 #pragma once
-// What families are put together from: MLP, MoE block, grouped-query attention. Widths and switches
+// What families are put together from: MLP, MoE block. Widths and switches
 // come from Config or an options struct; names of parameters are those of the checkpoint.
 
 #include <optional>

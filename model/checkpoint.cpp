@@ -136,7 +136,7 @@ void load_adapter(Model& model, const std::string& dir, Replaced* replaced) {
   std::string file = dir + "/expert_cfg.json";
   if (!fs::exists(file)) return;
   ExpertConfig config = read_expert_config(file);
-  check_expert_config(config, model.config.moe_layers(), model.config.experts, file);
+  check_expert_config(config, model.config.moe_layers(), model.config.experts, file, false);
   for (const Param& p : model.params.all()) {
     bool said = trains(config, p.name), has = held.count(p.name) != 0;
     check(!said || has, "adapter {}: expert_cfg.json names {}, whose weights are not there", dir,

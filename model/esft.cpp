@@ -310,7 +310,7 @@ std::string ranges(const std::vector<int>& sorted) {
 }  // namespace
 
 void check_expert_config(const ExpertConfig& config, const std::vector<int>& moe_layers,
-                         int64_t experts, const std::string& where) {
+                         int64_t experts, const std::string& where, bool has_option) {
   check(!moe_layers.empty(), "{}: names experts, but the model is dense: it has none", where);
   auto is_moe = [&](int l) { return std::binary_search(moe_layers.begin(), moe_layers.end(), l); };
   std::vector<int> alien;
@@ -323,7 +323,9 @@ void check_expert_config(const ExpertConfig& config, const std::vector<int>& moe
         "{}: experts names layers {}, which are no MoE layers of this model (they are {}, counted "
         "from 0){}",
         where, fmt::join(alien, ", "), ranges(moe_layers),
-        shifted ? "; counted from 1 all its layers fit: --one-indexed" : "");
+        !shifted     ? ""
+        : has_option ? "; counted from 1 all its layers fit: --one-indexed"
+                     : "; counted from 1 all its layers fit: subtract 1 from each in the file");
   for (const auto& [layer, ids] : config.experts) {
     for (int e : ids)
       check(e < experts, "{}: layer {}: expert {} of {} (0..{})", where, layer, e, experts,

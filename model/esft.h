@@ -67,9 +67,10 @@ ExpertConfig randomize(const ExpertConfig& config, const LayerScores& scores, ui
 std::string to_json(const ExpertConfig& config);  // byte for byte as published
 // one_indexed: the file counts layers from 1 (others' do; ours and the authors' count from 0).
 ExpertConfig read_expert_config(const std::string& path, bool one_indexed = false);
-// Throws unless every layer is one of moe_layers and every id < experts.
+// Throws unless every layer is one of moe_layers and every id < experts. has_option: whether the
+// user could say --one-indexed for that file.
 void check_expert_config(const ExpertConfig& config, const std::vector<int>& moe_layers,
-                         int64_t experts, const std::string& where);
+                         int64_t experts, const std::string& where, bool has_option);
 // Whether the config trains the parameter of that name: a listed expert's, with shared_experts
 // theirs, with non_expert_modules whatever belongs to neither (the authors' to_esft).
 bool trains(const ExpertConfig& config, std::string_view name);

@@ -5,6 +5,7 @@
 // Two things follow the authors' code where transformers differs: the latent norms' eps
 // (model/mla.cpp), and with norm_topk_prob the routed scaling factor is not applied.
 #include "model/decoder.h"
+#include "model/deepseek.h"
 #include "model/mla.h"
 
 namespace sutor {
@@ -13,12 +14,7 @@ namespace {
 void read(const Reader& r, Config& c) {
   read_common(r, c, {.max_positions = 2048, .rope_types = {"default", "yarn"}});
   read_mla(r, c);
-  read_experts(r, c, r.positive("moe_intermediate_size"));
-  c.shared_experts = r.not_negative("n_shared_experts", 0);
-  c.shared_width = c.shared_experts * c.expert_width;
-  int64_t first = r.not_negative("first_k_dense_replace", 0),
-          every = r.positive("moe_layer_freq", 1);
-  for (int64_t i = 0; i < c.layers; ++i) c.sparse.push_back(i >= first && i % every == 0);
+  read_deepseek_experts(r, c, {});
   r.choice("scoring_func", "softmax", {"softmax"});
   c.route.normalize = r.value("norm_topk_prob", false);
   // modeling_deepseek.py: the factor scales the weights only where they are not normalised.

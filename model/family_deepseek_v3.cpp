@@ -4,6 +4,7 @@
 // groups whose two best sum highest; weights normalised, then scaled. The multi-token-prediction
 // layer behind the last one is training's alone and is left out.
 #include "model/decoder.h"
+#include "model/deepseek.h"
 #include "model/mla.h"
 
 namespace sutor {
@@ -13,12 +14,7 @@ void read(const Reader& r, Config& c) {
   read_common(r, c, {.max_positions = 4096, .rope_types = {"default", "yarn"}});
   read_mla(r, c);
   r.fixed("rope_interleave", true);
-  read_experts(r, c, r.positive("moe_intermediate_size", 2048));
-  c.shared_experts = r.not_negative("n_shared_experts", 1);
-  c.shared_width = c.shared_experts * c.expert_width;
-  int64_t first = r.not_negative("first_k_dense_replace", 3),
-          every = r.positive("moe_layer_freq", 1);
-  for (int64_t i = 0; i < c.layers; ++i) c.sparse.push_back(i >= first && i % every == 0);
+  read_deepseek_experts(r, c, {.width = 2048, .shared = 1, .dense = 3});
   r.choice("scoring_func", "sigmoid", {"sigmoid"});
   r.choice("topk_method", "noaux_tc", {"noaux_tc"});
   c.route.score = RouteScore::kSigmoid;

@@ -6,21 +6,17 @@
 namespace sutor {
 namespace {
 
-std::vector<int64_t> windows(const Reader& r, const Config& c) {
-  return read_windows(r, c, 4096, [](int64_t) { return true; });
-}
-
 void read(const Reader& r, Config& c) {
   read_common(r, c, {.max_positions = 131072});
   read_gqa(r, c, 8);
-  windows(r, c);
+  read_one_window(r, c, 4096);
 }
 
 std::unique_ptr<Model> make(const Config& c, WeightSource source) {
   Reader r{c.json, c.where};
   Gqa::Options o = read_gqa(r, c, 8);
   DecoderOptions opt;
-  opt.window = windows(r, c);
+  opt.window = read_one_window(r, c, 4096);
   return std::make_unique<Decoder<Gqa>>(c, std::move(source), o, o.head_dim, opt);
 }
 

@@ -13,23 +13,17 @@ Gqa::Options attention(const Reader& r, const Config& c) {
   return o;
 }
 
-std::vector<int64_t> windows(const Reader& r, const Config& c) {
-  if (!r.value("use_sliding_window", false)) return {};
-  int64_t first = r.not_negative("max_window_layers", 28);
-  return read_windows(r, c, 4096, [first](int64_t i) { return i >= first; });
-}
-
 void read(const Reader& r, Config& c) {
   read_common(r, c, {.max_positions = 32768});
   attention(r, c);
-  windows(r, c);
+  read_last_windows(r, c);
 }
 
 std::unique_ptr<Model> make(const Config& c, WeightSource source) {
   Reader r{c.json, c.where};
   Gqa::Options o = attention(r, c);
   DecoderOptions opt;
-  opt.window = windows(r, c);
+  opt.window = read_last_windows(r, c);
   return std::make_unique<Decoder<Gqa>>(c, std::move(source), o, o.head_dim, opt);
 }
 

@@ -15,8 +15,8 @@ Gqa::Options attention(const Reader& r, const Config& c) {
 }
 
 std::vector<int64_t> windows(const Reader& r, const Config& c) {
-  if (!r.value("use_sliding_window", false)) return {};
-  return read_windows(r, c, 4096, [](int64_t) { return true; });
+  bool slides = r.value("use_sliding_window", false);
+  return slides ? read_one_window(r, c, 4096) : std::vector<int64_t>();
 }
 
 void read(const Reader& r, Config& c) {

@@ -20,11 +20,18 @@ Gqa::Options read_gqa(const Reader& r, const Config& c, int64_t kv_heads, int64_
   return o;
 }
 
+namespace {
+
+int64_t sliding_window(const Reader& r, int64_t fallback) {
+  bool null = r.j.contains("sliding_window") && !r.has("sliding_window");
+  return null ? 0 : r.not_negative("sliding_window", fallback);
+}
+
+}  // namespace
+
 std::vector<int64_t> read_windows(const Reader& r, const Config& c, int64_t fallback,
                                   const std::function<bool(int64_t layer)>& slides) {
-  int64_t window = r.j.contains("sliding_window") && !r.has("sliding_window")
-                       ? 0
-                       : r.not_negative("sliding_window", fallback);
+  int64_t window = sliding_window(r, fallback);
   std::vector<int64_t> out(c.layers, 0);
   const Json* types = r.has("layer_types") ? &r.j.at("layer_types") : nullptr;
   check(!types || (types->is_array() && static_cast<int64_t>(types->size()) == c.layers),
@@ -42,6 +49,25 @@ std::vector<int64_t> read_windows(const Reader& r, const Config& c, int64_t fall
     any |= here && window > 0;
   }
   return any ? out : std::vector<int64_t>();
+}
+
+std::vector<int64_t> read_one_window(const Reader& r, const Config& c, int64_t fallback) {
+  int64_t window = sliding_window(r, fallback);
+  const char* kind = window > 0 ? "sliding_attention" : "full_attention";
+  const Json types = r.has("layer_types") ? r.j.at("layer_types") : Json::array();
+  check(types.is_array(), "{}: layer_types must be a list of strings", r.where);
+  for (const Json& t : types)
+    check(t == kind,
+          "{}: layer_types has {}: layers of different windows are not implemented for this "
+          "model_type (allowed with sliding_window {}: {})",
+          r.where, t.dump(), window, kind);
+  return window > 0 ? std::vector<int64_t>(c.layers, window) : std::vector<int64_t>();
+}
+
+std::vector<int64_t> read_last_windows(const Reader& r, const Config& c) {
+  if (!r.value("use_sliding_window", false)) return {};
+  int64_t first = r.not_negative("max_window_layers", 28);
+  return read_windows(r, c, 4096, [first](int64_t i) { return i >= first; });
 }
 
 Gqa::Gqa(const Config& c, Scope s, const Options& options)

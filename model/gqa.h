@@ -43,4 +43,9 @@ Gqa::Options read_gqa(const Reader& r, const Config& c, int64_t kv_heads = 0, in
 // A null window is none, a missing one the family's default (0: none).
 std::vector<int64_t> read_windows(const Reader& r, const Config& c, int64_t fallback,
                                   const std::function<bool(int64_t layer)>& slides);
+// The same window in every layer: where layer_types says otherwise, an error (transformers passes
+// it over there).
+std::vector<int64_t> read_one_window(const Reader& r, const Config& c, int64_t fallback);
+// Qwen2's and Qwen3's: if use_sliding_window, from layer max_window_layers on.
+std::vector<int64_t> read_last_windows(const Reader& r, const Config& c);
 }  // namespace sutor

@@ -24,8 +24,9 @@ Mla::Options read_mla(const Reader& r, Config& c) {
   double m = 1;
   if (c.rope.type == RopeType::kYarn) {
     if (c.rope.mscale_all_dim != 0) m = yarn_mscale(c.rope.factor, c.rope.mscale_all_dim);
-    c.rope.cos_scale = yarn_mscale(c.rope.factor, c.rope.mscale) /
-                       yarn_mscale(c.rope.factor, c.rope.mscale_all_dim);
+    if (!c.rope.cos_scale_given)
+      c.rope.cos_scale = yarn_mscale(c.rope.factor, c.rope.mscale) /
+                         yarn_mscale(c.rope.factor, c.rope.mscale_all_dim);
   }
   o.scale = static_cast<float>(m * m / std::sqrt(static_cast<double>(o.nope + o.rope)));
   return o;

@@ -31,7 +31,7 @@ struct Mla {
 };
 
 // The keys of MLA, YaRN's mscale_all_dim among them; into c.rope: the factor on cos and sin as the
-// authors' code has it.
+// authors' code has it, unless the file gives one (attention_factor, which is transformers').
 Mla::Options read_mla(const Reader& r, Config& c);
 
 }  // namespace sutor

@@ -10,7 +10,7 @@
 #include "io/file.h"
 #include "io/safetensors.h"
 #include "io/safetensors_writer.h"
-#include "model/peft_config.h"
+#include "model/peft_complete.h"
 
 namespace sutor {
 namespace fs = std::filesystem;
@@ -20,29 +20,6 @@ const std::string kPeft = "base_model.model.";
 
 bool is_head_or_embedding(const std::string& module) {
   return module == "lm_head" || module.ends_with("embed_tokens");
-}
-
-// A linear in PEFT's eyes: routers are, in some versions of transformers.
-bool is_matrix(const Param& p) {
-  return p.value.shape.size() == 2 && p.name.ends_with(".weight") &&
-         p.name.find(".lora_") == std::string::npos;
-}
-
-std::string module_of(const Param& p) { return p.name.substr(0, p.name.size() - 7); }
-
-// "model.layers.3.self_attn.q_proj" -> "model.layers.*.self_attn.q_proj"
-std::string kind_of(const std::string& module) {
-  std::string out;
-  for (size_t i = 0; i < module.size(); ++i) {
-    bool digit = module[i] >= '0' && module[i] <= '9';
-    bool starts = i > 0 && module[i - 1] == '.';
-    if (digit && (starts || out.back() == '*')) {
-      if (out.back() != '*') out += '*';
-    } else {
-      out += module[i];
-    }
-  }
-  return out;
 }
 
 struct Factors {
@@ -61,6 +38,7 @@ class Loader {
 
   void load() {
     for (const std::string& key : files_.names()) read(key);
+    replace_shared();
     for (const std::string& m : config_.modules_to_save)
       check(saved_.count(m) != 0, "{}: modules_to_save names {}, of which {} holds no tensor",
             config_.file, m, dir_);
@@ -75,7 +53,7 @@ class Loader {
       else
         attach_named(module, name, f);
     }
-    check_complete();
+    check_peft_complete(config_, model_, dir_, done_);
   }
 
  private:
@@ -131,8 +109,29 @@ class Loader {
           "(peft would part them: not implemented)",
           config_.file, module);
     std::string name = in_checkpoint(module) + "." + leaf;
-    if (model_.config.tie_embeddings && module == "lm_head") return;
-    replace_tensor(model_, name, files_.get(key), dir_, key, replaced_);
+    bool shared =
+        model_.config.tie_embeddings && (name == "lm_head.weight" || name == model_.head().name);
+    if (shared)
+      shared_.push_back(key);
+    else
+      replace_tensor(model_, name, files_.get(key), dir_, key, replaced_);
+  }
+
+  // One tensor is head and embedding: whichever the file holds replaces it; if both, they are
+  // equal.
+  void replace_shared() {
+    if (shared_.empty()) return;
+    Tensor t = files_.get(shared_[0]);
+    for (const std::string& key : shared_) {
+      Tensor other = files_.get(key);
+      bool same = t.dtype == other.dtype && t.shape == other.shape &&
+                  std::memcmp(t.data, other.data, t.nbytes()) == 0;
+      check(same,
+            "{}: {} and {} differ, but the model shares one tensor between them (peft would part "
+            "them: not implemented)",
+            dir_, shared_[0], key);
+    }
+    replace_tensor(model_, model_.head().name, t, dir_, shared_[0], replaced_);
   }
 
   // transformers 5 calls Mixtral's block "mlp" in memory; checkpoints say "block_sparse_moe".
@@ -176,8 +175,8 @@ class Loader {
           f.key);
     check_rank(f.a.shape.size() == 2 ? f.a.dim(0) : 0, config_.rank(module), f.key);
     attach(w, f.a, f.b, config_.scale(module), f.magnitude, f.key);
-    kinds_.insert(kind_of(module));
     done_.insert(module);
+    done_.insert(module + ".weight");
   }
 
   void check_rank(int64_t has, int64_t wanted, const std::string& key) const {
@@ -200,6 +199,7 @@ class Loader {
           "{}: target_parameters does not name {}, yet there is {}", config_.file, target, f.key);
     check(!config_.dora, "{}: use_dora with target_parameters, which peft does not have",
           config_.file);
+    done_.insert(target);
     std::string in_file = in_checkpoint(experts);
     int64_t E = model_.config.experts;
     check(
@@ -297,28 +297,15 @@ class Loader {
     w.value = unrounded(model_.folded.back());
   }
 
-  // Of a kind of module that carries factors, every one that is named does: else the file is not
-  // whole.
-  void check_complete() const {
-    if (config_.any_target) return;
-    for (const Param& p : model_.params.all()) {
-      if (!is_matrix(p)) continue;
-      std::string module = module_of(p);
-      if (kinds_.count(kind_of(module)) == 0 || done_.count(module) != 0) continue;
-      check(!config_.targets(module, true),
-            "{}: target_modules names {}, of which {} holds no "
-            "factors",
-            config_.file, module, dir_);
-    }
-  }
-
   Model& model_;
   std::string dir_;
   Replaced* replaced_;
   PeftConfig config_;
   Checkpoint files_;
   std::map<std::string, Factors> factors_;  // by module
-  std::set<std::string> saved_, kinds_, done_;
+  std::set<std::string> saved_;
+  std::set<std::string> done_;       // modules and parameters that got their factors
+  std::vector<std::string> shared_;  // keys of what is head and embedding in one
 };
 
 // How others find it: the absolute path, without a slash at its end.

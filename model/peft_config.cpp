@@ -120,6 +120,7 @@ PeftConfig PeftConfig::read(const std::string& file) {
     std::string s = j["target_modules"].get<std::string>(), lower = s;
     std::transform(s.begin(), s.end(), lower.begin(), [](unsigned char x) { return tolower(x); });
     c.all_linear = lower == "all-linear";
+    c.target_text_ = s;
     if (!c.all_linear) c.target_regex_.emplace(s, file + ": target_modules");
   } else {
     c.targets_ = strings(j, "target_modules", file);
@@ -162,6 +163,14 @@ bool PeftConfig::targets(const std::string& module, bool linear) const {
     return std::find(layers_.begin(), layers_.end(), n) != layers_.end();
   }
   return false;
+}
+
+std::vector<std::string> PeftConfig::target_modules() const {
+  return target_text_.empty() ? targets_ : std::vector<std::string>{target_text_};
+}
+
+bool PeftConfig::is_target(const std::string& target, const std::string& module) const {
+  return target_text_.empty() ? names({target}, module) : targets(module, true);
 }
 
 bool PeftConfig::targets_parameter(const std::string& name) const {

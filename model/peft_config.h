@@ -29,6 +29,10 @@ class PeftConfig {
   // Whether target_modules (with exclude_modules, layers_to_transform) names the module of that
   // path. `linear`: it is a linear other than the head, for "all-linear".
   bool targets(const std::string& module, bool linear) const;
+  // target_modules one by one; the regular expression or "all-linear" is one. is_target: whether
+  // that one fits the module.
+  std::vector<std::string> target_modules() const;
+  bool is_target(const std::string& target, const std::string& module) const;
   bool targets_parameter(const std::string& name) const;
   bool saves(const std::string& module) const;
   int64_t rank(const std::string& module) const;
@@ -42,6 +46,7 @@ class PeftConfig {
   bool rslora_ = false;
   Patterns ranks_, alphas_;
   std::vector<std::string> targets_, excludes_;
+  std::string target_text_;  // where it is one text: a regular expression or "all-linear"
   std::optional<Regex> target_regex_, exclude_regex_;
   std::vector<int64_t> layers_;
   std::vector<Regex> layer_patterns_;  // group 1: the layer

@@ -35,27 +35,17 @@ void check_keys(const Reader& r) {
           "{}: unknown key {}, known: {}", r.where, key, fmt::join(known, ", "));
 }
 
-}  // namespace
-
-double yarn_mscale(double factor, double mscale) {
-  return factor <= 1 ? 1.0 : 0.1 * mscale * std::log(factor) + 1.0;
-}
-
-RopeConfig read_rope(const Reader& r, double theta, int64_t max_positions,
-                     const std::vector<std::string>& types) {
-  RopeConfig rope;
-  rope.theta = r.number("rope_theta", theta);
-  rope.original_max_positions = max_positions;
-  check(r.value("partial_rotary_factor", 1.0) == 1.0,
-        "{}: partial_rotary_factor is {}, not implemented (allowed: 1)", r.where,
-        r.value("partial_rotary_factor", 1.0));
-  const char* key = r.has("rope_parameters") ? "rope_parameters" : "rope_scaling";
-  if (!r.has(key)) return rope;
+// One of the two objects, on top of what stands beside it.
+RopeConfig read_object(const Reader& r, const char* key, RopeConfig rope, int64_t max_positions,
+                       const std::vector<std::string>& types) {
   const Json& s = r.j.at(key);
   check(s.is_object(), "{}: {} must be an object or null", r.where, key);
   Reader q{s, r.where + ": " + key};
   rope.theta = q.number("rope_theta", rope.theta);
   std::string type = q.choice(q.one_of({"rope_type", "type"}), "default", types);
+  check(!q.has("type") || q.value<std::string>("type", type) == type,
+        "{}: rope_type is \"{}\" and type \"{}\", must be the same", q.where, type,
+        q.value<std::string>("type", type));
   check_keys(q);
   check(q.value("partial_rotary_factor", 1.0) == 1.0,
         "{}: partial_rotary_factor is {}, not implemented (allowed: 1)", q.where,
@@ -80,7 +70,8 @@ RopeConfig read_rope(const Reader& r, double theta, int64_t max_positions,
     rope.cos_scale =
         both ? yarn_mscale(rope.factor, rope.mscale) / yarn_mscale(rope.factor, rope.mscale_all_dim)
              : yarn_mscale(rope.factor, 1);
-    if (q.has("attention_factor")) rope.cos_scale = q.number("attention_factor", 1);
+    rope.cos_scale_given = q.has("attention_factor");
+    if (rope.cos_scale_given) rope.cos_scale = q.number("attention_factor", 1);
   } else {
     rope.type = RopeType::kLlama3;
     for (const char* k : {"low_freq_factor", "high_freq_factor"})
@@ -91,6 +82,31 @@ RopeConfig read_rope(const Reader& r, double theta, int64_t max_positions,
           rope.high_freq, rope.low_freq);
   }
   return rope;
+}
+
+}  // namespace
+
+double yarn_mscale(double factor, double mscale) {
+  return factor <= 1 ? 1.0 : 0.1 * mscale * std::log(factor) + 1.0;
+}
+
+RopeConfig read_rope(const Reader& r, double theta, int64_t max_positions,
+                     const std::vector<std::string>& types) {
+  RopeConfig rope;
+  rope.theta = r.number("rope_theta", theta);
+  rope.original_max_positions = max_positions;
+  check(r.value("partial_rotary_factor", 1.0) == 1.0,
+        "{}: partial_rotary_factor is {}, not implemented (allowed: 1)", r.where,
+        r.value("partial_rotary_factor", 1.0));
+  RopeConfig base = rope;
+  bool five = r.has("rope_parameters"), four = r.has("rope_scaling");
+  if (five) rope = read_object(r, "rope_parameters", base, max_positions, types);
+  if (!four) return rope;
+  if (five) base.theta = rope.theta;  // rope_parameters may hold it, rope_scaling does not
+  RopeConfig old = read_object(r, "rope_scaling", base, max_positions, types);
+  check(!five || old == rope, "{}: rope_parameters and rope_scaling differ: which one counts?",
+        r.where);
+  return old;
 }
 
 std::vector<double> inverse_frequencies(const RopeConfig& r, int64_t dim, int64_t length) {

@@ -14,14 +14,16 @@ struct RopeConfig {
   RopeType type = RopeType::kDefault;
   double theta = 10000, factor = 1;
   double cos_scale = 1;                   // yarn's attention factor, on cos and sin
+  bool cos_scale_given = false;           // the file says it: attention_factor
   double beta_fast = 32, beta_slow = 1;   // yarn
   double mscale = 1, mscale_all_dim = 0;  // yarn, as DeepSeek uses them
   bool truncate = true;                   // yarn: bounds of the ramp are whole
   double low_freq = 1, high_freq = 4;     // llama3
   int64_t original_max_positions = 4096;  // yarn, llama3; dynamic: from here on the base grows
+  bool operator==(const RopeConfig&) const = default;
 };
 
-// rope_theta and rope_scaling (transformers 4), or rope_parameters (5).
+// rope_theta and rope_scaling (transformers 4), or rope_parameters (5); both only if they agree.
 RopeConfig read_rope(const Reader& r, double theta, int64_t max_positions,
                      const std::vector<std::string>& types = {"default", "linear", "dynamic",
                                                               "yarn", "llama3"});

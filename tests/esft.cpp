@@ -207,7 +207,7 @@ TEST_CASE("esft: what an expert config may not say") {
   auto error = [](const std::string& text) {
     write_file_atomic("build/test-config.json", text);
     try {
-      check_expert_config(read_expert_config("build/test-config.json"), {1, 2}, 8, "test");
+      check_expert_config(read_expert_config("build/test-config.json"), {1, 2}, 8, "test", true);
     } catch (const Error& e) {
       return std::string(e.what());
     }
@@ -227,10 +227,11 @@ TEST_CASE("esft: what an expert config may not say") {
 TEST_CASE("esft: a config whose layers do not fit says which, and whether counting from 1 helps") {
   Folder f;
   std::vector<int> moe{1, 2, 3, 5};
-  auto check_it = [&](const std::string& text, bool one_indexed) -> std::string {
+  auto check_it = [&](const std::string& text, bool one_indexed,
+                      bool has_option = true) -> std::string {
     std::string file = f.file("c.json", "{\"experts\": " + text + "}");
     try {
-      check_expert_config(read_expert_config(file, one_indexed), moe, 8, file);
+      check_expert_config(read_expert_config(file, one_indexed), moe, 8, file, has_option);
     } catch (const Error& e) {
       return e.what();
     }
@@ -241,6 +242,9 @@ TEST_CASE("esft: a config whose layers do not fit says which, and whether counti
   CHECK(e.find("experts names layers 4, 6, which are no MoE layers") != e.npos);
   CHECK(e.find("they are 1..3, 5, counted from 0") != e.npos);
   CHECK(e.find("--one-indexed") != e.npos);
+  e = check_it(R"({"2": [0], "4": [1], "6": [7]})", false, false);  // of an adapter
+  CHECK(e.find("counted from 1 all its layers fit: subtract 1") != e.npos);
+  CHECK(e.find("--one-indexed") == e.npos);
   CHECK(check_it(R"({"2": [0], "4": [1], "6": [7]})", true) == "");
   e = check_it(R"({"0": [0], "6": [7]})", false);
   CHECK(e.find("layers 0, 6") != e.npos);

@@ -13,20 +13,13 @@
 
 #include "model/family.h"
 #include "model/trace.h"
+#include "tests/testing.h"
 
 using namespace sutor;
+using sutor::test::relative_max;
 namespace fs = std::filesystem;
 
 namespace {
-
-double relative_max(const Tensor& a, const Tensor& b) {
-  double diff = 0, top = 0;
-  for (int64_t i = 0; i < b.numel(); ++i) {
-    diff = std::max(diff, std::abs(static_cast<double>(a.f32()[i]) - b.f32()[i]));
-    top = std::max(top, std::abs(static_cast<double>(b.f32()[i])));
-  }
-  return top == 0 ? diff : diff / top;
-}
 
 double angle(const Tensor& a, const Tensor& b) {  // 1 - 2<a,b>/(|a|^2 + |b|^2)
   double ab = 0, aa = 0, bb = 0;

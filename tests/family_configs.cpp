@@ -251,7 +251,28 @@ TEST_CASE("config: wrong values are one line each") {
            {"deepseek_v3", {{"topk_method", "greedy"}}, {"\"greedy\"", "known: noaux_tc"}},
            {"deepseek_v3", {{"n_group", 3}}, {"n_group 3 does not divide the 8 experts"}},
            {"deepseek_v3", {{"topk_group", 5}}, {"topk_group is 5"}},
-           {"deepseek_v3", {{"rope_interleave", false}}, {"rope_interleave is false"}}}) {
+           {"deepseek_v3", {{"rope_interleave", false}}, {"rope_interleave is false"}},
+           {"mixtral",
+            {{"router_jitter_noise", 0.1}},
+            {"router_jitter_noise is 0.1", "allowed: 0"}},
+           {"mistral",
+            {{"layer_types", {"full_attention", "sliding_attention", "b", "c"}}},
+            {"layer_types", "sliding_window", "sliding_attention"}},
+           {"mixtral",
+            {{"layer_types", Json::array({"sliding_attention", "a", "b", "c"})}},
+            {"layer_types", "full_attention"}},
+           {"qwen3_moe",
+            {{"use_sliding_window", true},
+             {"layer_types",
+              {"full_attention", "full_attention", "full_attention", "sliding_attention"}}},
+            {"layer_types", "full_attention"}},
+           {"llama",
+            {{"rope_scaling", {{"type", "linear"}, {"factor", 2.0}}},
+             {"rope_parameters", {{"rope_type", "linear"}, {"factor", 4.0}}}},
+            {"rope_parameters and rope_scaling differ"}},
+           {"llama",
+            {{"rope_scaling", {{"type", "linear"}, {"rope_type", "dynamic"}, {"factor", 2.0}}}},
+            {"rope_type is \"dynamic\"", "type \"linear\""}}}) {
     Json c = base(r.family);
     c.update(r.change);
     std::string error = error_of(f, c);
@@ -264,5 +285,33 @@ TEST_CASE("config: wrong values are one line each") {
       CAPTURE(part);
       CHECK(error.find(part) != error.npos);
     }
+  }
+}
+
+TEST_CASE("config: what is said twice may agree, and a given attention_factor counts") {
+  Folder f;
+  Json c = base("llama"), yarn{{"rope_type", "yarn"}, {"type", "yarn"}, {"factor", 4.0}};
+  c["rope_scaling"] = yarn;
+  yarn["rope_theta"] = 10000.0;
+  c["rope_parameters"] = yarn;
+  CHECK(error_of(f, c) == "");
+  CHECK(read(f, c).rope.type == RopeType::kYarn);
+  Json m = base("mistral");
+  m["layer_types"] = Json::array({"a", "b", "c", "d"});
+  for (Json& t : m["layer_types"]) t = "sliding_attention";
+  CHECK(error_of(f, m) == "");
+  m["sliding_window"] = nullptr;
+  CHECK(error_of(f, m) != "");
+  for (Json& t : m["layer_types"]) t = "full_attention";
+  CHECK(error_of(f, m) == "");
+  for (const char* family : {"llama", "deepseek_v2", "deepseek_v3"}) {
+    CAPTURE(family);
+    Json d = base(family);
+    d["rope_scaling"] = {
+        {"type", "yarn"}, {"factor", 40.0}, {"mscale", 0.7}, {"mscale_all_dim", 1.0}};
+    CHECK(read(f, d).rope.cos_scale ==
+          doctest::Approx((0.07 * std::log(40.0) + 1) / (0.1 * std::log(40.0) + 1)));
+    d["rope_scaling"]["attention_factor"] = 1.25;
+    CHECK(read(f, d).rope.cos_scale == 1.25);
   }
 }

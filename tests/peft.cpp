@@ -12,6 +12,7 @@
 #include "model/peft_config.h"
 #include "model/trace.h"
 #include "tests/command.h"
+#include "tests/testing.h"
 
 using namespace sutor;
 using namespace sutor::test;
@@ -20,15 +21,6 @@ namespace fs = std::filesystem;
 namespace {
 
 const std::string kGoldens = "tests/goldens/peft", kBase = "tests/goldens/deepseek_v2/plain";
-
-double relative_max(const Tensor& a, const Tensor& b) {
-  double diff = 0, top = 0;
-  for (int64_t i = 0; i < b.numel(); ++i) {
-    diff = std::max(diff, std::abs(static_cast<double>(a.f32()[i]) - b.f32()[i]));
-    top = std::max(top, std::abs(static_cast<double>(b.f32()[i])));
-  }
-  return diff / top;
-}
 
 Tensor logits(Model& model, const Checkpoint& golden) {
   Ctx ctx = cpu_context(Compute::kF32);
@@ -154,6 +146,68 @@ TEST_CASE("peft: whatever is not honoured is refused, by file, key and value") {
   check_says(changed(f, "fused", [](Json& j) { j["r"] = 4; }), "do not fit");
 }
 
+TEST_CASE("peft: a target without factors is refused, a name that no module has is not") {
+  Folder f;
+  auto more = [&](const char* golden, const char* key, const char* name) {
+    return changed(f, golden, [&](Json& j) { j[key].push_back(name); });
+  };
+  check_says(more("patterns", "target_modules", "o_proj"), "target_modules names o_proj, of which");
+  CHECK(more("patterns", "target_modules", "k_proj") == "");  // MLA has none
+  check_says(more("fused-down", "target_modules", "q_proj"), "target_modules names q_proj");
+  check_says(more("fused-down", "target_parameters", "mlp.gate.weight"),
+             "target_parameters names mlp.gate.weight");
+  check_says(changed(f, "fused", [](Json& j) { j["target_modules"] = R"(.*\.q_proj)"; }),
+             "target_modules names .*\\.q_proj, of which");
+  // One layer's stack is missing; then one projection of all layers.
+  auto without = [&](const std::string& part) {
+    std::string dir = f / "b";
+    fs::remove_all(dir);
+    fs::copy(kGoldens + "/fused", dir);
+    Checkpoint all = Checkpoint::open(dir + "/adapter_model.safetensors");
+    NamedTensors kept;
+    for (const std::string& name : all.names())
+      if (name.find(part) == name.npos) kept.emplace_back(name, clone(all.get(name)));
+    fs::remove(dir + "/adapter_model.safetensors");
+    save_safetensors(dir + "/adapter_model.safetensors", kept);
+    return error_of([&] {
+      auto model = load_model(kBase);
+      load_adapter(*model, dir);
+    });
+  };
+  check_says(without("layers.2.mlp.experts.base_layer"),
+             "target_parameters names model.layers.2.mlp.experts.gate_up_proj, of which");
+  check_says(without("layers.2."), "target_parameters names model.layers.2.mlp.experts.");
+  check_says(without("experts.base_layer"),
+             "target_parameters names mlp.experts.gate_up_proj, of which");
+}
+
+TEST_CASE("peft: a saved head of a model that shares it with the embedding") {
+  Folder f;
+  const std::string kTied = "tests/goldens/llama/tied", prefix = "base_model.model.";
+  fs::create_directories(f / "a");
+  f.file("a/adapter_config.json",
+         R"({"peft_type":"LORA","r":2,"lora_alpha":2,"target_modules":[]})");
+  auto base = load_model(kTied);
+  Tensor changed = cast(base->head().value, DType::F32), other = clone(changed);
+  changed.f32()[5] = 3;
+  other.f32()[5] = 4;
+  std::unique_ptr<Model> model;
+  auto load = [&](const NamedTensors& tensors) {
+    save_safetensors(f / "a/adapter_model.safetensors", tensors);
+    model = load_model(kTied);
+    return error_of([&] { load_adapter(*model, f / "a"); });
+  };
+  const std::string head = prefix + "lm_head.weight", embed = prefix + "model.embed_tokens.weight";
+  for (const NamedTensors& t : {NamedTensors{{head, changed}}, NamedTensors{{embed, changed}},
+                                NamedTensors{{head, changed}, {embed, changed}}}) {
+    CHECK(load(t) == "");
+    CHECK(same_bits(model->head().value, changed));
+  }
+  check_says(load({{head, changed}, {embed, other}}),
+             "lm_head.weight and base_model.model.model.embed_tokens.weight differ");
+  check_says(load({{head, changed.slice(0, 7)}}), "has shape [7");
+}
+
 TEST_CASE("peft: a square fused parameter is read as the writing version meant it") {
   Folder f;
   Json j = read_json_file(kBase + "/config.json");
@@ -174,7 +228,7 @@ TEST_CASE("peft: a square fused parameter is read as the writing version meant i
            {"r", r},
            {"lora_alpha", r},
            {"target_modules", Json::array()},
-           {"target_parameters", Json::array({"experts.gate_up_proj"})},
+           {"target_parameters", Json::array({"layers.1.mlp.experts.gate_up_proj"})},
            {"peft_version", version}};
     f.file("a/adapter_config.json", k.dump());
     auto model = make();

@@ -5,6 +5,7 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <complex>
 #include <cstdint>
@@ -88,6 +89,14 @@ inline double relative_error(const Doubles& a, const Doubles& b) {
     top = std::max(top, std::abs(b[i]));
   }
   return top == 0 ? diff : diff / top;
+}
+
+// The same of two tensors; infinite for a NaN on either side too: what whole models give.
+inline double relative_max(const Tensor& got, const Tensor& want) {
+  Doubles a = dense(got), b = dense(want);
+  for (const Doubles* v : {&a, &b})
+    if (std::any_of(v->begin(), v->end(), [](double x) { return std::isnan(x); })) return INFINITY;
+  return relative_error(a, b);
 }
 
 // Relative error at most `tolerance`, reported by value: CHECK(near(dense(y), want)).

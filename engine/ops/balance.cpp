@@ -1,7 +1,6 @@
 // Balance losses of routers: what they are is in engine/ref/balance.h.
 #include <numeric>
 
-#include "engine/dry_run.h"
 #include "engine/ops.h"
 
 namespace sutor {
@@ -28,6 +27,7 @@ Var moe_balance_loss(const Routing& r, const std::vector<int32_t>& rows, bool no
   for (int64_t b = 0; b < B; ++b) {
     int64_t n = rows[b + 1] - rows[b];
     std::vector<double> mean(E, 0.0);
+    std::vector<int64_t> count(E, 0);  // whole: thousands of small floats would not add up
     for (int64_t t = rows[b]; t < rows[b + 1]; ++t) {
       const float* p = r.probs.value.row(t);
       double sum = 1;
@@ -37,10 +37,14 @@ Var moe_balance_loss(const Routing& r, const std::vector<int32_t>& rows, bool no
       } else {
         picks.assign(r.expert.i32() + t * K, r.expert.i32() + (t + 1) * K);
       }
-      for (int32_t e : picks) f.row(b)[e] += static_cast<float>(E) / static_cast<float>(n * K);
+      for (int32_t e : picks) ++count[e];
       for (int64_t e = 0; e < E; ++e) mean[e] += p[e] / sum;
     }
-    for (int64_t e = 0; e < E; ++e) loss += f.row(b)[e] * mean[e] / static_cast<double>(n * B);
+    for (int64_t e = 0; e < E; ++e) {
+      double share = static_cast<double>(E * count[e]) / static_cast<double>(n * K);
+      f.row(b)[e] = static_cast<float>(share);
+      loss += share * mean[e] / static_cast<double>(n * B);
+    }
   }
   Tensor y = empty({1});
   y.f32()[0] = static_cast<float>(loss);

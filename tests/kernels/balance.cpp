@@ -91,3 +91,35 @@ TEST_CASE("balance: the Switch-type loss joins all layers and leaves padding out
     CHECK(near(got, grad));
   }
 }
+
+TEST_CASE("balance: the sequence-wise loss of thousands of tokens in one row") {
+  Ctx ctx = cpu_context(Compute::kF32);
+  RouteOptions opt{.top_k = 2};
+  for (int64_t n : {8000, 20000}) {
+    CAPTURE(n);
+    Param logits;
+    logits.name = "logits";
+    logits.value = zeros({n, 3});  // experts 0 and 1, always
+    for (int64_t t = 0; t < n; ++t) logits.value.row(t)[2] = -1 - static_cast<float>(t % 5);
+    logits.grad = zeros({n, 3});
+    logits.trainable = true;
+    Tape tape(ctx, true);
+    Routing r = moe_route(tape.param(logits), {}, opt);
+    Doubles p = dense(r.probs.value);
+    std::vector<int32_t> expert(r.expert.i32(), r.expert.i32() + 2 * n);
+    std::vector<int32_t> rows{0, static_cast<int32_t>(n)};
+    Var loss = moe_balance_loss(r, rows, false);
+    double want = ref::sequence_balance(p.data(), expert.data(), rows, 3, 2, false);
+    CHECK(std::abs(loss.value.f32()[0] / want - 1) < 1e-6);
+  }
+}
+
+TEST_CASE("testing: a NaN is no small error") {
+  Tensor a = random({2, 3}, 1), b = clone(a);
+  CHECK(relative_max(a, b) == 0);
+  b.f32()[4] = NAN;
+  CHECK(std::isinf(relative_max(a, b)));
+  CHECK(std::isinf(relative_max(b, a)));
+  CHECK(std::isinf(relative_max(b, b)));
+  CHECK(std::isinf(relative_max(a, a.slice(0, 1))));
+}
