@@ -12,11 +12,11 @@ constexpr std::string_view kPlain[] = {"gate_proj", "up_proj", "down_proj"},
                            kMixtral[] = {"w1", "w3", "w2"};
 constexpr std::string_view kExperts = ".experts.", kMlp = ".mlp", kBlock = ".block_sparse_moe";
 
-enum class Part { kWhole, kGate, kUp, kDown };
+enum class Piece { kWhole, kGate, kUp, kDown };
 
 struct Slice {
   std::string source;
-  Part part = Part::kWhole;
+  Piece part = Piece::kWhole;
   int64_t expert = 0;
   bool transposed = false;
 };
@@ -70,20 +70,20 @@ class PerExpert : public Weights {
 
   Tensor get(const std::string& name) const override {
     const Slice& s = at(name).second;
-    if (s.part == Part::kWhole) return base_->get(s.source);
+    if (s.part == Piece::kWhole) return base_->get(s.source);
     if (last_name_ != s.source) {  // a source that is made on reading is made once for all experts
       last_ = base_->get(s.source);
       last_name_ = s.source;
     }
     Tensor t = last_.slice(s.expert, s.expert + 1).view({last_.dim(1), last_.dim(2)});
-    int64_t half = s.part == Part::kUp ? 1 : 0;
+    int64_t half = s.part == Piece::kUp ? 1 : 0;
     if (s.transposed) {
       int64_t I = t.dim(1) / 2;
-      if (s.part != Part::kDown) t = t.columns(half * I, (half + 1) * I);
+      if (s.part != Piece::kDown) t = t.columns(half * I, (half + 1) * I);
       return transpose(t);
     }
     int64_t I = t.dim(0) / 2;
-    return s.part == Part::kDown ? t : t.slice(half * I, (half + 1) * I);
+    return s.part == Piece::kDown ? t : t.slice(half * I, (half + 1) * I);
   }
 
  private:
@@ -174,10 +174,10 @@ class PerExpert : public Weights {
     for (int64_t e = 0; e < info.shape[0]; ++e) {
       std::string expert = std::to_string(e);
       if (down) {
-        put(name_of(to, expert, 2), info, {rows, cols}, {name, Part::kDown, e, turned});
+        put(name_of(to, expert, 2), info, {rows, cols}, {name, Piece::kDown, e, turned});
       } else {
-        put(name_of(to, expert, 0), info, {rows, cols}, {name, Part::kGate, e, turned});
-        put(name_of(to, expert, 1), info, {rows, cols}, {name, Part::kUp, e, turned});
+        put(name_of(to, expert, 0), info, {rows, cols}, {name, Piece::kGate, e, turned});
+        put(name_of(to, expert, 1), info, {rows, cols}, {name, Piece::kUp, e, turned});
       }
     }
   }
