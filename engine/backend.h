@@ -19,6 +19,7 @@ struct Backend;
 struct Ctx {
   const Backend* k;  // kernels of this context's device
   Compute compute = Compute::kF32;
+  uint64_t dropout = 0;  // what a training step's dropout masks are drawn from; 0: none is applied
 };
 
 struct Backend {

@@ -8,7 +8,8 @@
 
 namespace sutor {
 
-enum class DType : uint8_t { F32, BF16, F16, F64, I64, I32, I16, I8, U8, BOOL };
+// NF4: packed 4-bit weights with their scales (engine/quant.h); read by the matrix kernels alone.
+enum class DType : uint8_t { F32, BF16, F16, F64, I64, I32, I16, I8, U8, BOOL, NF4 };
 
 constexpr int64_t size_of(DType t) {
   switch (t) {
@@ -28,8 +29,8 @@ constexpr int64_t size_of(DType t) {
 }
 
 constexpr std::string_view name_of(DType t) {
-  constexpr std::string_view names[] = {"F32", "BF16", "F16", "F64", "I64",
-                                        "I32", "I16",  "I8",  "U8",  "BOOL"};
+  constexpr std::string_view names[] = {"F32", "BF16", "F16", "F64",  "I64", "I32",
+                                        "I16", "I8",   "U8",  "BOOL", "NF4"};
   return names[static_cast<int>(t)];
 }
 

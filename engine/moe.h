@@ -42,4 +42,17 @@ struct ExpertWeights {
   std::vector<Tensor> down;      // [E] of [H,I]
 };
 
+// The adapters of one PESC layer (arXiv 2401.02731): expert e adds Up_e gelu(Down_e x).
+struct AdapterWeights {
+  std::vector<Tensor> down;  // [E] of [A,H]
+  std::vector<Tensor> up;    // [E] of [H,A]
+};
+
+// Which elements are dropped: element i stays, times 1 / (1 - p), unless its draw
+// (engine/ref/dropout.h) from (seed, i) is below p. The same mask whenever it is asked for.
+struct Dropout {
+  float p = 0;  // 0: none
+  uint64_t seed = 0;
+};
+
 }  // namespace sutor

@@ -53,6 +53,20 @@ Var moe_ffn(const Var& x, const Routing& routing, const ExpertBank& bank);
 Var moe_ffn_lora(const Var& x, const Routing& routing, const ExpertBank& bank,
                  std::shared_ptr<MoeIndex> index);
 
+// The adapters of a PESC layer behind its MLP, x being the MLP's output (engine/ref/adapter.h).
+struct AdapterBank {
+  std::vector<Param*> down, up;
+  AdapterWeights values() const;
+  AdapterWeights grads() const;  // empty tensors where frozen
+  bool any_trainable() const;
+};
+// x + scale sum_k weight Up_e gelu(Down_e x); dropout of x, of each expert by itself, in training.
+Var adapter_moe(const Var& x, const Routing& routing, const AdapterBank& bank, float scale,
+                float dropout);
+// What the dropout at a place of the model draws from: p, and a hash of the step's seed and `place`
+// (the name of a parameter); none in evaluation.
+Dropout dropout_at(const Ctx& ctx, float p, std::string_view place);
+
 // Balance losses (engine/ref/balance.h). rows: first token of each row, and T. normalize: of
 // sigmoid scores (DeepSeek-V3).
 Var moe_balance_loss(const Routing& routing, const std::vector<int32_t>& rows,

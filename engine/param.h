@@ -23,6 +23,7 @@ struct Lora {
   Param* a;
   Param* b;
   float scale;
+  float dropout = 0;  // of x, in training
 };
 
 struct Param {
@@ -30,7 +31,8 @@ struct Param {
   Tensor value;  // the file's bytes while frozen; a heap copy (bf16, or f32 in f32 runs) once
                  // trainable
   Tensor grad;   // F32, exists only while trainable
-  Tensor master, m, v;  // F32 optimiser state, exists only while trainable
+  Tensor master, m, v;      // F32 optimiser state, exists only while trainable
+  Tensor m_scale, v_scale;  // F32 [blocks of 256] where m and v are 8-bit (U8) codes
   bool trainable = false;
   bool buffer = false;  // never trains (a router's selection bias)
   std::optional<Lora> lora;

@@ -33,6 +33,15 @@ struct Nf4 {
   int64_t block = 64, nested_block = 256;
 };
 void unpack_nf4(const Tensor& out, const Nf4& in);  // F32, BF16 or F16
-Nf4 pack_nf4(const Tensor& w);                      // double quantised
+
+// A weight that stays packed: dtype NF4, the values those of `as` (F32, BF16 or F16) that
+// bitsandbytes unpacks it to; cast() unpacks. The matrix kernels unpack what they are about to use.
+struct Nf4Storage : Storage {
+  Nf4 nf4;
+  DType as = DType::BF16;
+};
+Tensor nf4_tensor(Nf4 nf4, Shape shape, DType as);
+const Nf4Storage& nf4_of(const Tensor& t);
+Nf4 pack_nf4(const Tensor& w);  // double quantised
 
 }  // namespace sutor

@@ -36,7 +36,9 @@ struct Tensor {
   explicit operator bool() const { return data != nullptr; }
 
   int64_t numel() const { return numel_of(shape); }
-  int64_t nbytes() const { return numel() * size_of(dtype); }
+  int64_t nbytes() const {
+    return dtype == DType::NF4 ? (numel() + 1) / 2 : numel() * size_of(dtype);
+  }
   int64_t dim(int i) const { return shape[i < 0 ? shape.size() + i : i]; }
   int64_t cols() const { return shape.empty() ? 1 : shape.back(); }
   int64_t rows() const { return cols() == 0 ? 0 : numel() / cols(); }
