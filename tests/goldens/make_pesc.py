@@ -13,9 +13,8 @@ gradient is alive.
 No code of Qwen2idae was ever published: its goldens are this file's PescMLP behind transformers' Qwen2, the names and keys those
 of the published Camelidae. --check shows that PescMLP behind transformers' LLaMA and Mistral gives what the authors' codes give.
 
-The authors' code always rotates with base 10000 (rope_theta is not read), Sparsetral's and Qwen2's with rope_theta. No golden has a sliding
-window: transformers 4.4x masked one key too few. camelidae/`first`
-has the model_type "llama" of the first uploads.
+The authors' code always rotates with base 10000 (rope_theta is not read), Sparsetral's and Qwen2's with rope_theta. No golden has
+a sliding window: transformers 4.44 lets a token see one key too many. camelidae/first has the model_type "llama" of the first uploads.
 """
 import argparse
 import json
@@ -160,7 +159,7 @@ def reference(build, folder, family, weights, ids, labels, grads):
             if name.endswith("moe_adapter.router"):
                 m.register_forward_hook(keep_router)
         result = model(input_ids=ids, use_cache=False)
-        # The shifted cross-entropy alone: Sparsetral's own loss adds the constant (see docs) that its router loss is.
+        # The shifted cross-entropy alone: Sparsetral's own adds its router loss, which is a constant.
         logits = result.logits.float()
         loss = nn.functional.cross_entropy(logits[:, :-1].reshape(-1, 131), labels[:, 1:].reshape(-1))
         return model, logits, loss, chosen, gaps
