@@ -9,6 +9,5 @@ bool AdapterBank::any_trainable() const { return false; }
 Var adapter_moe(const Var&, const Routing&, const AdapterBank&, float, float) {
   fail("adapter: not written yet");
 }
-Dropout dropout_at(const Ctx&, float, std::string_view) { return {}; }
 
 }  // namespace sutor
