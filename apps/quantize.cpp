@@ -4,6 +4,7 @@
 #include <filesystem>
 
 #include "apps/commands.h"
+#include "engine/quant.h"
 #include "apps/common.h"
 #include "apps/run_checkpoint.h"
 #include "io/file.h"
@@ -40,7 +41,7 @@ void run(const Args& a) {
         skipped.push_back(module);
       continue;
     }
-    for (auto& t : packed_nf4(p.name, p.value)) tensors.push_back(std::move(t));
+    for (auto& t : packed_nf4(p.name, unpacked(p.value))) tensors.push_back(std::move(t));
     packed += p.value.numel();
   }
   AtomicFolder folder(out);

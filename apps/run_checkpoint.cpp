@@ -7,6 +7,7 @@
 
 #include <filesystem>
 
+#include "engine/quant.h"
 #include "io/safetensors.h"
 #include "model/checkpoint.h"
 
@@ -69,7 +70,8 @@ std::unique_ptr<Model> load_run_checkpoint(const std::string& folder, Compute co
     const Tensor t = files.get(key);
     check(t.shape == p.value.shape, "{}: {} has shape {}, {} asks for {}", folder, name,
           to_string(t.shape), run.base, to_string(p.value.shape));
-    p.value = p.value.dtype == t.dtype ? t : cast(t, p.value.dtype);
+    const DType kept = p.value.dtype == DType::NF4 ? nf4_of(p.value).as : p.value.dtype;
+    p.value = kept == t.dtype ? t : cast(t, kept);
   }
   return model;
 }

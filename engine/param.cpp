@@ -2,6 +2,8 @@
 
 #include <cstring>
 
+#include "engine/quant.h"
+
 namespace sutor {
 
 bool glob_match(std::string_view glob, std::string_view name) {
@@ -73,6 +75,7 @@ int ParamStore::train(std::string_view glob) {
 void ParamStore::prepare_training(Compute compute, bool optimizer) {
   for (Param& p : params_) {
     if (!p.trainable || p.grad) continue;
+    p.value = unpacked(p.value);
     p.value = compute == Compute::kF32 || p.value.dtype != DType::BF16 ? cast(p.value, DType::F32)
                                                                        : clone(p.value);
     p.grad = zeros(p.value.shape);

@@ -42,6 +42,7 @@ struct Nf4Storage : Storage {
 };
 Tensor nf4_tensor(Nf4 nf4, Shape shape, DType as);
 const Nf4Storage& nf4_of(const Tensor& t);
-Nf4 pack_nf4(const Tensor& w);  // double quantised
+Tensor unpacked(const Tensor& t);  // t itself, or what its NF4 stands for
+Nf4 pack_nf4(const Tensor& w);     // double quantised
 
 }  // namespace sutor

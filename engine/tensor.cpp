@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "engine/dry_run.h"
+#include "engine/quant.h"
 
 namespace sutor {
 namespace {
@@ -221,6 +222,11 @@ void copy_into(const Tensor& dst, const Tensor& src) {
   if (dst.numel() != src.numel()) [[unlikely]]
     fail("copy {} into {}", to_string(src.shape), to_string(dst.shape));
   if (dry) return;
+  if (src.dtype == DType::NF4) {
+    const Nf4Storage& nf4 = nf4_of(src);
+    if (dst.dtype == nf4.as && dst.contiguous()) return unpack_nf4(dst, nf4.nf4);
+    return copy_into(dst, cast(src, nf4.as));
+  }
   if (dst.dtype == src.dtype) {
     if (dst.contiguous() && src.contiguous()) {
       std::memcpy(dst.data, src.data, src.nbytes());
@@ -250,12 +256,21 @@ void copy_into(const Tensor& dst, const Tensor& src) {
 }
 
 Tensor cast(const Tensor& t, DType dtype) {
+  if (t.dtype == DType::NF4 && dtype == DType::NF4) return t;  // packed weights are never written
   Tensor out = empty(t.shape, dtype);
   copy_into(out, t);
   return out;
 }
 
 Tensor clone(const Tensor& t) { return cast(t, t.dtype); }
+
+void forget_pages(const Tensor& t) {
+  if (!t.storage || !t.storage->mapped() || dry) return;
+  constexpr uintptr_t kPage = 4096;
+  auto lo = (reinterpret_cast<uintptr_t>(t.data) + kPage - 1) / kPage * kPage,
+       hi = (reinterpret_cast<uintptr_t>(t.data) + t.nbytes()) / kPage * kPage;
+  if (lo < hi) madvise(reinterpret_cast<void*>(lo), hi - lo, MADV_DONTNEED);
+}
 
 DryRun::DryRun() : before_(dry) { dry = true; }
 DryRun::~DryRun() { dry = before_; }

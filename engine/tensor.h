@@ -19,6 +19,7 @@ namespace sutor {
 // Whoever owns the bytes: the heap (large blocks: huge pages), a mapped file. Views keep it alive.
 struct Storage {
   virtual ~Storage() = default;
+  virtual bool mapped() const { return false; }  // from a file that stays as it is
 };
 
 using Shape = std::vector<int64_t>;
@@ -76,6 +77,10 @@ void copy_into(
 
 // A view over caller-owned or storage-owned bytes.
 Tensor wrap(std::shared_ptr<Storage> storage, void* data, Shape shape, DType dtype);
+
+// Tells the system that a view of a mapped file is not needed for now: its pages are read again
+// when touched. Nothing happens to a tensor on the heap.
+void forget_pages(const Tensor& t);
 
 // Bytes of heap tensors alive now and at the most.
 struct MemoryStats {

@@ -20,6 +20,7 @@ struct MappedFile : Storage {
 
   explicit MappedFile(std::string path);
   ~MappedFile() override;
+  bool mapped() const override { return true; }
   MappedFile(const MappedFile&) = delete;
   MappedFile& operator=(const MappedFile&) = delete;
 };

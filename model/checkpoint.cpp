@@ -9,6 +9,7 @@
 #include <set>
 #include <sstream>
 
+#include "engine/quant.h"
 #include "io/file.h"
 #include "io/gguf_tokenizer.h"
 #include "io/safetensors.h"
@@ -81,7 +82,7 @@ void write_model(const std::string& dir, Model& model, const std::string& base,
   NamedTensors tensors;
   for (Param& p : model.params.all()) {
     check(!p.lora, "{}: {} carries an unmerged LoRA", dir, p.name);
-    if (p.name.find(".lora_") == std::string::npos) tensors.emplace_back(p.name, p.value);
+    if (p.name.find(".lora_") == std::string::npos) tensors.emplace_back(p.name, unpacked(p.value));
   }
   write_checkpoint(folder.dir(), tensors, kShardBytes);
   copy_side_files(base, folder.dir());

@@ -5,6 +5,7 @@
 #include <functional>
 
 #include "engine/parallel.h"
+#include "engine/quant.h"
 #include "model/names.h"
 
 namespace sutor {
@@ -110,6 +111,7 @@ std::vector<MergedWeight> merge_unrounded(Model& model) {
   model.folded.clear();
   for (Param& p : model.params.all()) {
     if (!p.lora) continue;
+    p.value = unpacked(p.value);
     check(p.value.dtype == DType::F32 || p.value.dtype == DType::BF16,
           "{}: a LoRA merges into F32 or BF16, not {}", p.name, name_of(p.value.dtype));
     p.value = unrounded(merged.emplace_back(MergedWeight{&p, p.value, *p.lora, {}}));

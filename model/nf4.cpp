@@ -4,6 +4,7 @@
 
 #include "engine/dry_run.h"
 #include "engine/quant.h"
+#include "model/lora.h"
 
 namespace sutor {
 namespace {
@@ -48,6 +49,8 @@ class Nf4Weights : public Weights {
     auto it = states_.find(name);
     if (it == states_.end()) return base_->get(name);
     const State& s = it->second;
+    // Matrices stay packed; the kernels unpack what they read.
+    if (s.info.shape.size() == 2) return nf4_tensor(s.nf4, s.info.shape, s.dtype);
     Tensor out = empty(s.info.shape, s.dtype);
     if (!dry_run()) unpack_nf4(out, s.nf4);
     return out;
@@ -132,10 +135,22 @@ class Nf4Weights : public Weights {
 
 }  // namespace
 
-std::shared_ptr<const Weights> unpacked_nf4(std::shared_ptr<const Weights> base) {
+std::shared_ptr<const Weights> nf4_weights(std::shared_ptr<const Weights> base) {
   auto out = std::make_shared<Nf4Weights>(base);
   if (out->any()) return out;
   return base;
+}
+
+int quantise_frozen(Model& model) {
+  int packed = 0;
+  for (Param& p : model.params.all()) {
+    if (p.trainable || p.value.dtype == DType::NF4 || !is_linear(p)) continue;
+    Tensor w = p.value;
+    p.value = nf4_tensor(pack_nf4(w), w.shape, w.dtype);
+    forget_pages(w);
+    ++packed;
+  }
+  return packed;
 }
 
 NamedTensors packed_nf4(const std::string& name, const Tensor& weight) {

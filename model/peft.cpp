@@ -7,6 +7,7 @@
 #include <map>
 #include <set>
 
+#include "engine/quant.h"
 #include "io/file.h"
 #include "io/safetensors.h"
 #include "io/safetensors_writer.h"
@@ -278,6 +279,7 @@ class Loader {
       w.lora = Lora{&pa, &pb, scale};
       return;
     }
+    w.value = unpacked(w.value);
     check(w.value.dtype == DType::F32 || w.value.dtype == DType::BF16,
           "{}: {} folds into F32 or BF16, {} is {}", dir_, key, w.name, name_of(w.value.dtype));
     Tensor m;

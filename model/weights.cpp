@@ -11,7 +11,7 @@ std::shared_ptr<const Weights> open_weights(const std::string& path, const std::
                                             Compute compute) {
   if (is_gguf(path)) return per_expert(open_gguf(path, compute), model_type);
   std::shared_ptr<const Weights> files = std::make_shared<Checkpoint>(Checkpoint::open(path));
-  return per_expert(unpacked_nf4(unpacked_fp8(std::move(files))), model_type);
+  return per_expert(nf4_weights(unpacked_fp8(std::move(files))), model_type);
 }
 
 }  // namespace sutor

@@ -7,6 +7,8 @@
 #include <cstdlib>
 #include <memory>
 
+#include "engine/cpu/nf4.h"
+
 namespace sutor::cpu {
 
 char* scratch(int slot, int64_t bytes) {
@@ -78,10 +80,46 @@ int64_t group_of(int64_t panels, int64_t steps, int64_t products, int64_t sharer
   return std::min({fits, fair, int64_t{16}, panels});
 }
 
-char* pack_group(const MicroKernels& mk, int slot, const Rows& w, bool across, int64_t lines,
+namespace {
+
+// The same for NF4, through pieces that stay in L1.
+void pack_nf4_group(const MicroKernels& mk, char* out, const Tensor& w, bool across, int64_t lines,
+                    int64_t p, int64_t first, int64_t n, bool is_b) {
+  constexpr int64_t kPiece = 256;  // of P, whole NF4 blocks where rows are
+  const Nf4Storage& nf4 = nf4_of(w);
+  int64_t steps = steps_of(mk, p), from = first * 32, cols = std::min(lines - from, n * 32);
+  char* piece = scratch(kNf4Slot, std::max(32 * kPiece, mk.step * n * 32) * 4);
+  auto width = [&](int64_t i) { return std::min<int64_t>(32, cols - i * 32); };
+  if (!across) {
+    for (int64_t i = 0; i < n; ++i)
+      for (int64_t k = 0; k < p; k += kPiece) {
+        int64_t part = std::min(kPiece, p - k);
+        Rows rows = nf4_rows(mk, nf4, p, from + i * 32, width(i), k, part, piece);
+        mk.pack_along(out + (i * steps * 2 + k / mk.step) * 1024, rows, 0, width(i), part, 0,
+                      steps_of(mk, part), steps, is_b);
+      }
+    return;
+  }
+  for (int64_t s = 0; s < steps; ++s) {
+    int64_t part = std::min<int64_t>(mk.step, p - s * mk.step);
+    Rows rows = nf4_rows(mk, nf4, lines, s * mk.step, part, from, cols, piece);
+    for (int64_t i = 0; i < n; ++i)
+      mk.pack_across(out + (i * steps * 2 + s) * 1024, rows, i * 32, width(i), part, 0, 1, steps,
+                     is_b);
+  }
+}
+
+}  // namespace
+
+char* pack_group(const MicroKernels& mk, int slot, const Tensor& weight, bool across, int64_t lines,
                  int64_t p, int64_t first, int64_t n, bool is_b) {
   int64_t steps = steps_of(mk, p);
   char* out = scratch(slot, n * steps * 2048);
+  if (weight.dtype == DType::NF4) {
+    pack_nf4_group(mk, out, weight, across, lines, p, first, n, is_b);
+    return out;
+  }
+  Rows w = rows_of(weight);
   auto width = [&](int64_t i) { return std::min<int64_t>(32, lines - (first + i) * 32); };
   if (!across) {
     for (int64_t i = 0; i < n; ++i)
@@ -94,6 +132,14 @@ char* pack_group(const MicroKernels& mk, int slot, const Rows& w, bool across, i
       mk.pack_across(out + i * steps * 2048, w, (first + i) * 32, width(i), p, s, s + 1, steps,
                      is_b);
   return out;
+}
+
+void dot_rows(const MicroKernels& mk, float* out, int64_t ld_out, const Tensor& w, int64_t row,
+              int64_t n_rows, const float* x, int64_t ldx, int64_t n_x) {
+  int64_t k = w.cols();
+  if (w.dtype != DType::NF4) return mk.dot(out, ld_out, rows_of(w), row, n_rows, x, ldx, n_x, k);
+  Rows rows = nf4_rows(mk, nf4_of(w), k, row, n_rows, 0, k, scratch(kNf4Slot, 4 * k * 4));
+  mk.dot(out, ld_out, rows, 0, n_rows, x, ldx, n_x, k);
 }
 
 std::vector<float> rounded_rows(const MicroKernels& mk, const Tensor& x) {

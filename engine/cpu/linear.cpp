@@ -25,7 +25,7 @@ void decode(const MicroKernels& mk, const Tensor& y, const Tensor& x, const Tens
     float out[kDecodeTokens][4];
     for (int64_t r = lo * 16; r < std::min(n, hi * 16); r += 4) {
       int64_t rows = std::min<int64_t>(4, n - r);
-      mk.dot(out[0], 4, rows_of(w), r, rows, xs.data(), k, tokens, k);
+      dot_rows(mk, out[0], 4, w, r, rows, xs.data(), k, tokens);
       for (int64_t t = 0; t < tokens; ++t)
         for (int64_t i = 0; i < rows; ++i)
           y.row(t)[r + i] = out[t][i] + (bias ? bias[r + i] : 0.0f);
@@ -52,7 +52,7 @@ void linear_fwd(Ctx& ctx, Tensor y, Tensor x, Tensor w, Tensor b) {
   parallel_for(ceil_div(panels_of(n), group), grain, [&](int64_t lo, int64_t hi) {
     for (int64_t unit = lo; unit < hi; ++unit) {
       int64_t first = unit * group, count = std::min(group, panels_of(n) - first);
-      const char* wp = pack_group(mk, 0, rows_of(w), false, n, k, first, count, false);
+      const char* wp = pack_group(mk, 0, w, false, n, k, first, count, false);
       sweep(
           count, panels_of(tokens), steps, 1,
           [&](int64_t i, int64_t t, int64_t s0, int64_t run, float* c, bool more) {
@@ -79,7 +79,7 @@ void linear_bwd(Ctx& ctx, Tensor dx, Tensor dw, Tensor db, Tensor dy, Tensor x, 
     parallel_for(ceil_div(panels_of(k), group), 1, [&](int64_t lo, int64_t hi) {
       for (int64_t unit = lo; unit < hi; ++unit) {
         int64_t first = unit * group, count = std::min(group, panels_of(k) - first);
-        const char* wp = pack_group(mk, 0, rows_of(w), true, k, n, first, count, true);
+        const char* wp = pack_group(mk, 0, w, true, k, n, first, count, true);
         sweep(
             count, panels_of(tokens), steps, 1,
             [&](int64_t i, int64_t t, int64_t s0, int64_t run, float* c, bool more) {

@@ -52,6 +52,8 @@ struct MicroKernels {
   // out[m][r] = <w row r, x row m> for r < 4, m < n_x <= 4: the decode path
   void (*dot)(float* out, int64_t ld_out, const Rows& w, int64_t row, int64_t n_rows,
               const float* x, int64_t ldx, int64_t n_x, int64_t k);
+  // out[2i], out[2i + 1] = bf16(code[high nibble of byte i] * scale), of the low nibble
+  void (*nf4)(bf16* out, const uint8_t* bytes, int64_t n, const float* code, float scale);
   void (*swiglu)(float* a, const float* g, const float* u, int64_t n);  // a = silu(g) u
   // z = dL/da before the gate weight; overwrites g, u with their gradients, z with weight * a;
   // returns <z, a>

@@ -21,7 +21,7 @@ struct Forward {
 
   void gate_up(const MoeUnit& u) {
     if (small(u.expert)) return gate_up_small(u);
-    Rows w1 = rows_of(w.gate[u.expert]), w3 = rows_of(w.up[u.expert]);
+    const Tensor &w1 = w.gate[u.expert], &w3 = w.up[u.expert];
     const char* p1 = pack_group(mk, 0, w1, false, plan.inter, plan.hidden, u.first, u.count, false);
     const char* p3 = pack_group(mk, 1, w3, false, plan.inter, plan.hidden, u.first, u.count, false);
     int64_t base = plan.first(u.expert), n = plan.count(u.expert), steps = xp.steps;
@@ -55,13 +55,13 @@ struct Forward {
         float f = x.row(plan.token[base + j])[i];
         xs[j * h + i] = mk.rounds ? float(bf16(f)) : f;
       }
-    Rows w1 = rows_of(w.gate[u.expert]), w3 = rows_of(w.up[u.expert]);
+    const Tensor &w1 = w.gate[u.expert], &w3 = w.up[u.expert];
     int64_t end = std::min<int64_t>(plan.inter, (u.first + u.count) * 32);
     float g[kDecodeTokens][4], v[kDecodeTokens][4], a[4];
     for (int64_t r = u.first * 32; r < end; r += 4) {
       int64_t m = std::min<int64_t>(4, end - r);
-      mk.dot(g[0], 4, w1, r, m, xs, h, n, h);
-      mk.dot(v[0], 4, w3, r, m, xs, h, n, h);
+      dot_rows(mk, g[0], 4, w1, r, m, xs, h, n);
+      dot_rows(mk, v[0], 4, w3, r, m, xs, h, n);
       for (int64_t j = 0; j < n; ++j) {
         mk.swiglu(a, g[j], v[j], m);
         for (int64_t i = 0; i < m; ++i) {
@@ -75,12 +75,12 @@ struct Forward {
 
   void down(const MoeUnit& u) {
     int64_t n = plan.count(u.expert), base = plan.first(u.expert);
-    Rows w2 = rows_of(w.down[u.expert]);
+    const Tensor& w2 = w.down[u.expert];
     if (small(u.expert)) {
       int64_t end = std::min<int64_t>(plan.hidden, (u.first + u.count) * 32);
       for (int64_t r = u.first * 32; r < end; r += 4)
-        mk.dot(rows.row(base) + r, rows.ld, w2, r, std::min<int64_t>(4, end - r), act.row(base),
-               act.ld, n, plan.inter);
+        dot_rows(mk, rows.row(base) + r, rows.ld, w2, r, std::min<int64_t>(4, end - r),
+                 act.row(base), act.ld, n);
       return;
     }
     const char* p2 = pack_group(mk, 0, w2, false, plan.hidden, plan.inter, u.first, u.count, false);

@@ -60,8 +60,7 @@ void moe_ffn_bwd(Ctx& ctx, Tensor dx, Tensor dweight, ExpertWeights* dw, Tensor 
       plan.units(inter, group_of(panels_of(inter), h_steps, 1, plan.active), all), work,
       [&](const MoeUnit& u) {
         int64_t e = u.expert, n = plan.count(e), base = plan.first(e);
-        const char* p2 =
-            pack_group(mk, 0, rows_of(w.down[e]), true, inter, hidden, u.first, u.count, true);
+        const char* p2 = pack_group(mk, 0, w.down[e], true, inter, hidden, u.first, u.count, true);
         sweep(
             u.count, panels_of(n), h_steps, 1,
             [&](int64_t i, int64_t t, int64_t s0, int64_t run, float* c, bool more) {
@@ -114,10 +113,10 @@ void moe_ffn_bwd(Ctx& ctx, Tensor dx, Tensor dweight, ExpertWeights* dw, Tensor 
     for_units(plan.units(hidden, group_of(panels_of(hidden), i_steps, 2, plan.active), all),
               2 * work, [&](const MoeUnit& u) {
                 int64_t e = u.expert, n = plan.count(e), base = plan.first(e);
-                const char* p1 = pack_group(mk, 0, rows_of(w.gate[e]), true, hidden, inter, u.first,
-                                            u.count, true);
-                const char* p3 = pack_group(mk, 1, rows_of(w.up[e]), true, hidden, inter, u.first,
-                                            u.count, true);
+                const char* p1 =
+                    pack_group(mk, 0, w.gate[e], true, hidden, inter, u.first, u.count, true);
+                const char* p3 =
+                    pack_group(mk, 1, w.up[e], true, hidden, inter, u.first, u.count, true);
                 sweep(
                     u.count, panels_of(n), i_steps, 1,
                     [&](int64_t i, int64_t t, int64_t s0, int64_t run, float* c, bool more) {

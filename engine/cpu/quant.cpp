@@ -7,6 +7,7 @@
 #include <bit>
 #include <cstring>
 
+#include "engine/dry_run.h"
 #include "engine/parallel.h"
 #include "engine/ref/quant.h"
 
@@ -135,14 +136,34 @@ void unpack_nf4(const Tensor& out, const Nf4& in) {
   visit_float(out.dtype, [&](auto zero) { unpack_nf4_as<decltype(zero)>(out, in); });
 }
 
+Tensor nf4_tensor(Nf4 nf4, Shape shape, DType as) {
+  auto storage = std::make_shared<Nf4Storage>();
+  storage->nf4 = std::move(nf4);
+  storage->as = as;
+  void* data = storage->nf4.packed.data;
+  return wrap(std::move(storage), data, std::move(shape), DType::NF4);
+}
+
+const Nf4Storage& nf4_of(const Tensor& t) {
+  check(t.dtype == DType::NF4, "a tensor of type {} is not packed as NF4", name_of(t.dtype));
+  return static_cast<const Nf4Storage&>(*t.storage);
+}
+
+Tensor unpacked(const Tensor& t) { return t.dtype == DType::NF4 ? cast(t, nf4_of(t).as) : t; }
+
 Nf4 pack_nf4(const Tensor& w) {
+  Nf4 out;
+  int64_t n = w.numel(), blocks = (n + out.block - 1) / out.block,
+          groups = (blocks + out.nested_block - 1) / out.nested_block;
+  out.packed = empty({(n + 1) / 2, 1}, DType::U8);
+  out.code = empty({16});
+  out.map = empty({256});
+  out.scale = empty({groups});
+  out.absmax = empty({blocks}, DType::U8);
+  if (dry_run()) return out;
   Tensor values = w.dtype == DType::F32 ? w : cast(w, DType::F32);
   if (!values.contiguous()) values = clone(values);
   const float* x = values.f32();
-  Nf4 out;
-  int64_t n = w.numel(), blocks = (n + out.block - 1) / out.block;
-  out.packed = empty({(n + 1) / 2, 1}, DType::U8);
-  out.code = empty({16});
   std::copy(std::begin(ref::kNf4), std::end(ref::kNf4), out.code.f32());
   Tensor absmax = empty({blocks});
   auto* q = out.packed.as<uint8_t>();
@@ -171,11 +192,7 @@ Nf4 pack_nf4(const Tensor& w) {
   out.offset = blocks > 0 ? static_cast<float>(sum / static_cast<double>(blocks)) : 0;
   float map[256];
   ref::dynamic_map(map);
-  out.map = empty({256});
   std::copy(std::begin(map), std::end(map), out.map.f32());
-  int64_t groups = (blocks + out.nested_block - 1) / out.nested_block;
-  out.scale = empty({groups});
-  out.absmax = empty({blocks}, DType::U8);
   for (int64_t g = 0; g < groups; ++g) {
     int64_t lo = g * out.nested_block, hi = std::min(blocks, lo + out.nested_block);
     float top = 0;

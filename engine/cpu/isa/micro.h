@@ -100,6 +100,35 @@ inline void store(float* y, int64_t ld, const float* c, int64_t rows, int64_t co
   }
 }
 
+inline void nf4(bf16* out, const uint8_t* bytes, int64_t n, const float* code, float scale) {
+  alignas(16) uint16_t value[16];
+  for (int c = 0; c < 16; ++c) value[c] = static_cast<uint16_t>(rounded(code[c] * scale) >> 16);
+  int64_t i = 0;
+#ifdef __AVX2__
+  // A value's two bytes are looked up by two shuffles.
+  __m128i v0 = _mm_load_si128(reinterpret_cast<const __m128i*>(value)),
+          v1 = _mm_load_si128(reinterpret_cast<const __m128i*>(value) + 1);
+  __m128i byte = _mm_set1_epi16(0xff), nibble = _mm_set1_epi8(15);
+  __m128i low = _mm_packus_epi16(_mm_and_si128(v0, byte), _mm_and_si128(v1, byte)),
+          high = _mm_packus_epi16(_mm_srli_epi16(v0, 8), _mm_srli_epi16(v1, 8));
+  for (; i + 16 <= n; i += 16) {
+    __m128i b = _mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes + i));
+    __m128i first = _mm_and_si128(_mm_srli_epi16(b, 4), nibble), second = _mm_and_si128(b, nibble);
+    __m128i codes[2] = {_mm_unpacklo_epi8(first, second), _mm_unpackhi_epi8(first, second)};
+    for (int h = 0; h < 2; ++h) {
+      __m128i l = _mm_shuffle_epi8(low, codes[h]), u = _mm_shuffle_epi8(high, codes[h]);
+      auto* to = reinterpret_cast<__m128i*>(out + 2 * i + 16 * h);
+      _mm_storeu_si128(to, _mm_unpacklo_epi8(l, u));
+      _mm_storeu_si128(to + 1, _mm_unpackhi_epi8(l, u));
+    }
+  }
+#endif
+  for (; i < n; ++i) {
+    out[2 * i].bits = value[bytes[i] >> 4];
+    out[2 * i + 1].bits = value[bytes[i] & 15];
+  }
+}
+
 // A vector of weights as the GEMM would see them: f32 and f16 are rounded to bf16 when it rounds.
 template <class V, bool kRound, class S>
 inline typename V::V load_weights(const S* p) {
@@ -229,6 +258,7 @@ constexpr MicroKernels table(decltype(MicroKernels::block) block) {
           store_t,
           store,
           dot<V, kMode != Mode::kF32>,
+          nf4,
           swiglu,
           swiglu_grad,
           axpy,
