@@ -130,10 +130,11 @@ def measure_train(a):
         step = trainer.training_step
 
         def training_step(*args):
-            losses.append(float(step(*args)))
-            return losses[-1] * trainer.model.parameters().__next__().new_ones(())
+            loss = step(*args)
+            losses.append(float(loss))
+            return loss
         trainer.training_step = training_step
-        trainer.callback_handler.callbacks = [c for c in trainer.callback_handler.callbacks if type(c).__name__ != "SavePeftModelCallback"]
+        trainer.pop_callback(next(c for c in trainer.callback_handler.callbacks if type(c).__name__ == "SavePeftModelCallback"))
         trainer.add_callback(Clock)
         r["trained_parameters"] = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
         r["load_peak_bytes"] = restart_peak()
