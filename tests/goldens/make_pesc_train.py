@@ -5,16 +5,16 @@
     python make_pesc_train.py --check                 # requirements.txt: a restatement on transformers 5 and torch's AdamW
 
 pesc_train/ holds model/ (a crafted hub folder: adapter_up is not zero), lora.safetensors (start values of LoRA's A and B under the
-names PEFT saves, B not zero either), rows.jsonl (ids and labels; row i is part of step i // 4, micro-batch i // 2), settings.json, nf4.safetensors
-(model/'s frozen linears as bitsandbytes stores them: NF4, double quantised) and for each run, f32 and nf4 (the frozen base in NF4,
-computing in float32), golden_<run>.safetensors, all float32:
+names PEFT saves, B not zero either), rows.jsonl (ids and labels; row i is part of step i // 4, micro-batch i // 2),
+settings.json, nf4.safetensors (model/'s frozen linears as bitsandbytes stores them: NF4, double quantised) and for each run,
+f32 and nf4 (the frozen base in NF4, computing in float32), golden_<run>.safetensors, all float32:
   losses, grad_norms [steps]    mean over the micro-batches of their mean over trained tokens; norm before clipping
   grad.<parameter>              of step 1, before clipping
   final.<parameter>             after the last step
 Parameters: adapters and router as in model/, LoRA as in lora.safetensors. Everything is their train_moe.py run through its own
 train(): LoRA on seven projections, constant learning rate without warm-up (theirs starts with a step of rate 0), dropouts 0,
-recomputation, bitsandbytes' 32-bit AdamW, clip 0.3 (x 0.3 / (norm + 1e-6)). Their initial values are replaced: with adapter_up = 0 the routers' first
-gradients are rounding, and AdamW makes whole steps of it.
+recomputation, bitsandbytes' 32-bit AdamW, clip 0.3 (times 0.3 / (norm + 1e-6)). Their initial values are replaced: with
+adapter_up = 0 the routers' first gradients are rounding, and AdamW makes whole steps of it.
 
 authors/ is what the run f32 saved (checkpoint-5/{adapter_model/,moe_model.bin}, completed) and merged/ what their
 merge_moe_lora.py makes of it in bf16, with golden.safetensors: input_ids, logits of the merged weights in float32.
