@@ -13,6 +13,7 @@ namespace sutor {
 void declare_model(Args& a, bool optional = false);
 // `replaced`, if given, learns which tensors came from which ESFT adapter.
 std::unique_ptr<Model> open_model(const Args& a, Replaced* replaced = nullptr);
+void print_notices(const Args& a, const Model& model);  // on stderr, unless --quiet
 void print_json(const Json& j);
 // For --out: the folder replaces what stood there, so only nothing, an empty folder or a model
 // folder may stand there; and its parent must be writable.
