@@ -165,6 +165,9 @@ void read_groups(const Reader& r, Config& c) {
 
 Config read_config(const std::string& path) {
   std::string file = fs::is_directory(path) ? path + "/config.json" : path;
+  for (const char* weights : {".safetensors", ".bin", ".pt", ".pth"})
+    check(!file.ends_with(weights) || !fs::exists(file),
+          "{}: a file of weights alone; name the folder it is in, with its config.json", file);
   Config c;
   c.where = file;
   c.json = is_gguf(file) ? gguf_config(file) : read_json_file(file);

@@ -175,6 +175,25 @@ TEST_CASE("inspect: a .gguf file's sizes are those of its unpacked weights") {
   }
 }
 
+TEST_CASE("inspect: what stands in a model's place is named") {
+  if (binary() == nullptr) return;
+  Folder f;
+  const std::string model = f / "m";
+  fs::copy("tests/goldens/esft_train/model", model);
+  check_one_line(run(f, "inspect " + model + "/model.safetensors"), 1,
+                 {"model.safetensors: a file of weights alone; name the folder"});
+  f.file("x.bin", "?");
+  check_one_line(run(f, "generate " + (f / "x.bin") + " --prompt x"), 1, {"name the folder"});
+  check_one_line(run(f, "score " + model + " --from-raw " + f.path + " --out " + (f / "s.json")), 2,
+                 {"--from-raw", "which of the two?"});
+  const std::string pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n";
+  for (const char* name : {"tokenizer.json", "model.safetensors"}) {
+    CAPTURE(name);
+    f.file(std::string("m/") + name, pointer);
+    check_one_line(run(f, "inspect " + model), 1, {std::string(name) + ": only a git-lfs pointer"});
+  }
+}
+
 TEST_CASE("inspect: an adapter_config.json that is none is named") {
   if (binary() == nullptr) return;
   Folder f;
