@@ -194,6 +194,29 @@ TEST_CASE("inspect: what stands in a model's place is named") {
   }
 }
 
+TEST_CASE("inspect: a run's checkpoint is a model for inspect and estimate too") {
+  if (binary() == nullptr) return;
+  Folder f;
+  const std::string model = "tests/goldens/esft_train/model";
+  REQUIRE(run(f, "train " + model + " --data tests/goldens/esft_train/rows.jsonl --method full " +
+                     "--steps 1 --seq 64 --threads 1 --quiet --save-every 1 --out " + (f / "run"))
+              .code == 0);
+  for (const std::string command : {"inspect ", "estimate --method full --seq 16 --threads 1 "}) {
+    CAPTURE(command);
+    auto told = [&](const std::string& path) {
+      Result r = run(f, command + path + " --json");
+      CAPTURE(r.err);
+      REQUIRE(r.code == 0);
+      Json j = parse_json(r.out, command), same;
+      for (const char* key : {"parameters", "groups", "tokenizer", "trainable_parameters"})
+        if (j.contains(key)) same[key] = j[key];
+      CHECK(!same.is_null());
+      return same;
+    };
+    CHECK(told(f / "run/checkpoint-1") == told(model));
+  }
+}
+
 TEST_CASE("inspect: an adapter_config.json that is none is named") {
   if (binary() == nullptr) return;
   Folder f;
