@@ -80,6 +80,7 @@ void from_raw(const Args& a) {
 
 void run(const Args& a) {
   const std::string& out = a.required("out");
+  a.no_effect_unless(false, "seed", "nothing is random: rows come in the file's order");
   if (a.given("from-raw")) return from_raw(a);
   for (const char* o : {"top-k", "experts"})
     a.no_effect_unless(false, o, "config.json says it (only --from-raw needs it)");

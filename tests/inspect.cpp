@@ -178,7 +178,7 @@ TEST_CASE("inspect: a .gguf file's sizes are those of its unpacked weights") {
 TEST_CASE("inspect: what stands in a model's place is named") {
   if (binary() == nullptr) return;
   Folder f;
-  const std::string model = f / "m";
+  const std::string model = f / "m", rows = "tests/goldens/esft_train/rows.jsonl";
   fs::copy("tests/goldens/esft_train/model", model);
   check_one_line(run(f, "inspect " + model + "/model.safetensors"), 1,
                  {"model.safetensors: a file of weights alone; name the folder"});
@@ -186,6 +186,8 @@ TEST_CASE("inspect: what stands in a model's place is named") {
   check_one_line(run(f, "generate " + (f / "x.bin") + " --prompt x"), 1, {"name the folder"});
   check_one_line(run(f, "score " + model + " --from-raw " + f.path + " --out " + (f / "s.json")), 2,
                  {"--from-raw", "which of the two?"});
+  check_one_line(run(f, "score " + model + " --data " + rows + " --seed 1 --out " + (f / "s.json")),
+                 2, {"--seed has no effect here"});
   const std::string pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n";
   for (const char* name : {"tokenizer.json", "model.safetensors"}) {
     CAPTURE(name);
