@@ -1,5 +1,6 @@
 // sutor inspect on a model of every family: parameters by group are what config.json's sizes say by
 // hand; a tensor that the family does not know, or one that is missing, is named.
+#include <cstring>
 #include <filesystem>
 #include <map>
 #include <set>
@@ -216,6 +217,31 @@ TEST_CASE("inspect: a run's checkpoint is a model for inspect and estimate too")
       return same;
     };
     CHECK(told(f / "run/checkpoint-1") == told(model));
+  }
+}
+
+TEST_CASE("inspect: weights that are no numbers stop what they would make rubbish of") {
+  if (binary() == nullptr) return;
+  Folder f;
+  const std::string model = f / "m";
+  fs::copy("tests/goldens/esft_train/model", model);
+  Checkpoint all = Checkpoint::open(model);
+  NamedTensors tensors;
+  for (const std::string& name : all.names()) {
+    tensors.emplace_back(name, clone(all.get(name)));
+    if (name == "model.norm.weight")  // all bits set: NaN
+      std::memset(tensors.back().second.data, 0xff, 4);
+  }
+  fs::remove(model + "/model.safetensors");
+  save_safetensors(model + "/model.safetensors", tensors);
+  check_one_line(run(f, "generate " + model + " --prompt law --max-tokens 4"), 1,
+                 {"the logits after token ", "are not finite", "the model's weights?"});
+  f.file("d.jsonl", "{\"prompt\": \"a b\", \"completion\": \"c d\"}\n");
+  for (const char* metric : {"loss", "exact"}) {
+    CAPTURE(metric);
+    check_one_line(
+        run(f, "eval " + model + " --quiet --data " + (f / "d.jsonl") + " --metric " + metric), 1,
+        {"not finite", "the model's weights?"});
   }
 }
 
