@@ -154,6 +154,7 @@ bool holds_no_result(const std::string& dir) {
 void run(const Args& a) {
   const std::string &out = a.required("out"), &data = a.required("data");
   if (!a.given("eval-data")) a.no_effect_unless(false, "eval-every", "there is no --eval-data");
+  a.no_effect_unless(a.num("save-every") > 0, "keep-checkpoints", "there is no --save-every");
   check(!is_run_checkpoint(a.str("MODEL")),
         "{}: is a checkpoint of a run: --resume --out RUN goes on with it", a.str("MODEL"));
   TrainOptions opt = train_options(a);
