@@ -27,7 +27,7 @@ constexpr double kReached = 0.5;
 void declare(Args& a) {
   a.positional("MODEL", "hub folder, or a config.json alone");
   a.common();
-  declare_data(a);
+  declare_data(a, true);
   declare_method(a);
   a.choice("weights", "type of the weights when MODEL has none", "BF16", {"BF16", "F32"});
   a.integer("steps", "optimiser steps", 100, 1, 1 << 30);
