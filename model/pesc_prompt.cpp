@@ -1,5 +1,7 @@
 #include "model/pesc_prompt.h"
 
+#include <algorithm>
+
 namespace sutor {
 namespace {
 
@@ -49,8 +51,10 @@ std::vector<Example> encode_pesc_compat(const DataSet& data, const std::string& 
     Example e;
     e.ids = tok.encode(source + target + eos);
     e.labels = e.ids;
-    const size_t masked = std::min(tok.encode(source).size(), e.ids.size());
-    std::fill_n(e.labels.begin(), masked, -100);
+    // They count what is no padding, and id 0 is their padding: an <unk> there shortens the mask.
+    const std::vector<int32_t> prompt = tok.encode(source);
+    const auto masked = std::ssize(prompt) - std::count(prompt.begin(), prompt.end(), 0);
+    std::fill_n(e.labels.begin(), std::min(masked, std::ssize(e.ids)), -100);
     out.push_back(std::move(e));
   }
   check(!out.empty(), "{}: no conversation of one turn (--format pesc keeps the others)", file);

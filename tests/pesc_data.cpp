@@ -1,6 +1,8 @@
 // Rows of PESC: the prompt, all its turns, what trains; and the authors' own tokens.
 #include <doctest/doctest.h>
 
+#include <filesystem>
+
 #include "io/file.h"
 #include "model/data.h"
 #include "model/pesc_prompt.h"
@@ -63,6 +65,28 @@ TEST_CASE("pesc data: the authors' encoding has two bos, and single turns alone"
   CHECK_THROWS_WITH_AS(
       encode_pesc_compat(rows(R"({"prompt":"a","completion":"b"})"), "file", tok, dropped),
       doctest::Contains("file:1"), Error);
+}
+
+TEST_CASE("pesc data: the authors' SupervisedDataset, token for token") {
+  const std::string dir = "tests/goldens/pesc_data/", folder = "build/test-pesc-tokenizer";
+  const Json golden = read_json_file(dir + "golden.json");
+  const DataSet data = read_dataset(dir + "data.json", false);
+  std::filesystem::create_directories(folder);
+  for (const Json& c : golden["cases"]) {
+    write_file_atomic(folder + "/tokenizer.model",
+                      read_file("tests/goldens/tokenizer/spm/tokenizer.model"));
+    write_file_atomic(folder + "/tokenizer_config.json", c["config"].dump());
+    int64_t dropped = 0, cut = 0;
+    auto e = encode_pesc_compat(data, "data.json", Tokenizer::load(folder), dropped);
+    CHECK(dropped == 1);
+    auto rows = pack(e, Packing::kNone, golden["seq"].get<int64_t>(), 0, 0, cut);
+    REQUIRE(rows.size() == c["rows"].size());
+    for (size_t i = 0; i < rows.size(); ++i) {
+      CAPTURE(c["rows"][i]["row"].get<int>());
+      CHECK(rows[i].ids == c["rows"][i]["input_ids"].get<std::vector<int32_t>>());
+      CHECK(rows[i].labels == c["rows"][i]["labels"].get<std::vector<int32_t>>());
+    }
+  }
 }
 
 TEST_CASE("pesc data: what no row holds, and roles the prompt has not") {

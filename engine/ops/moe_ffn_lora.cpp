@@ -3,7 +3,7 @@
 // Keeps x, the pre-activations and the [T*K, r] products with A; never a [T*K, H] tensor. As in the
 // fused kernel the gate weight goes to the small side: dB, dA and dW of down take weight * a, so
 // that z = dL/da before the weight is there for dweight = <z, a>. The mask of an expert's dropout
-// is drawn by the name of its A, for its own rows in their order. Test: tests/lora.cpp.
+// is that of its weight's name, for its own rows in their order. Test: tests/lora.cpp.
 #include "engine/dry_run.h"
 #include "engine/ops.h"
 #include "engine/parallel.h"
@@ -24,7 +24,7 @@ Tensor dropped(Ctx& ctx, const Tensor& x, const Dropout& drop) {
 void forward(Ctx& ctx, const Param& w, Tensor y, Tensor low, const Tensor& x) {
   ctx.k->linear_fwd(ctx, y, x, w.value, {});
   if (!w.lora) return;
-  const Dropout drop = dropout_at(ctx, w.lora->dropout, w.lora->a->name);
+  const Dropout drop = dropout_at(ctx, w.lora->dropout, w.name);
   ctx.k->linear_fwd(ctx, low, dropped(ctx, x, drop), w.lora->a->value, {});
   Tensor more = empty(y.shape);
   ctx.k->linear_fwd(ctx, more, low, w.lora->b->value, {});
@@ -38,7 +38,7 @@ void backward(Ctx& ctx, const Param& w, Tensor dx, const Tensor& dy, const Tenso
   Tensor scaled = zeros(dy.shape), dlow = zeros(low.shape);
   ctx.k->accumulate(ctx, scaled, dy, w.lora->scale);
   ctx.k->linear_bwd(ctx, dlow, grad_of(*w.lora->b), {}, scaled, low, w.lora->b->value);
-  const Dropout drop = dropout_at(ctx, w.lora->dropout, w.lora->a->name);
+  const Dropout drop = dropout_at(ctx, w.lora->dropout, w.name);
   const bool through = drop.p > 0 && dx;
   Tensor din = through ? zeros(x.shape) : dx;
   ctx.k->linear_bwd(ctx, din, grad_of(*w.lora->a), {}, dlow, dropped(ctx, x, drop),
