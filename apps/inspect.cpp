@@ -132,21 +132,25 @@ void run(const Args& a) {
   int64_t moe = static_cast<int64_t>(c.moe_layers().size());
   int64_t active = total - groups["routed experts"] +
                    (c.experts > 0 ? groups["routed experts"] / c.experts * c.route.top_k : 0);
-  if (a.on("json"))
-    return print_json({{"model_type", c.model_type},
-                       {"parameters", total},
-                       {"active_parameters", active},
-                       {"bytes", bytes},
-                       {"layers", c.layers},
-                       {"moe_layers", moe},
-                       {"experts", c.experts},
-                       {"top_k", c.experts > 0 ? c.route.top_k : 0},
-                       {"hidden", c.hidden},
-                       {"expert_width", c.expert_width},
-                       {"vocab", c.vocab},
-                       {"groups", groups},
-                       {"dtypes", dtypes},
-                       {"tokenizer", tokenizer}});
+  if (a.on("json")) {
+    Json j{{"model_type", c.model_type},
+           {"parameters", total},
+           {"active_parameters", active},
+           {"bytes", bytes},
+           {"layers", c.layers},
+           {"moe_layers", moe},
+           {"experts", c.experts},
+           {"top_k", c.experts > 0 ? c.route.top_k : 0},
+           {"hidden", c.hidden},
+           {"expert_width", c.expert_width},
+           {"vocab", c.vocab},
+           {"groups", groups},
+           {"dtypes", dtypes},
+           {"tokenizer", tokenizer}};
+    if (c.adapter_dim > 0)
+      j.update({{"adapter_dim", c.adapter_dim}, {"moe_scaling", c.adapter_scaling}});
+    return print_json(j);
+  }
   fmt::print("{}  {:.3f} M parameters ({:.3f} M active per token), {:.1f} MB\n", c.model_type,
              static_cast<double>(total) * 1e-6, static_cast<double>(active) * 1e-6,
              static_cast<double>(bytes) * 1e-6);
@@ -154,8 +158,11 @@ void run(const Args& a) {
              c.heads, c.vocab);
   fmt::print("tokenizer {}\n", tokenizer.is_null() ? "none" : tokenizer.dump());
   if (moe > 0)
-    fmt::print("experts {} per MoE layer, top-{}, width {}, shared {}\n", c.experts, c.route.top_k,
-               c.expert_width, c.shared_experts);
+    fmt::print("experts {} per MoE layer, top-{}, width {}, {}\n", c.experts, c.route.top_k,
+               c.expert_width,
+               c.adapter_dim > 0 ? fmt::format("adapters behind one MLP of width {}, scaled by {}",
+                                               c.intermediate, c.adapter_scaling)
+                                 : fmt::format("shared {}", c.shared_experts));
   fmt::print("\n");
   for (const auto& [g, n] : groups)
     if (n > 0)

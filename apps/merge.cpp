@@ -2,14 +2,12 @@
 // that it gives the logits of model + adapters: ESFT bit by bit; LoRA in float32 up to the order of
 // sums, each stored weight being the nearest to W + s B A.
 #include <algorithm>
-#include <cmath>
-#include <filesystem>
 
 #include "apps/commands.h"
 #include "apps/common.h"
+#include "apps/probe.h"
 #include "apps/run_checkpoint.h"
 #include "model/checkpoint.h"
-#include "model/generate.h"
 
 namespace sutor {
 namespace {
@@ -19,22 +17,7 @@ void declare(Args& a) {
   a.string("out", "hub folder to write");
 }
 
-constexpr int64_t kDocuments = 16, kTokens = 4;
-
-// Logits [kDocuments * kTokens, V] of short documents, and the experts each token was routed to.
-struct Probe : Trace {
-  Tensor logits;
-  std::vector<Tensor> experts;  // per MoE layer, I32 [T,K]
-  Probe(Ctx& ctx, Model& model) {
-    std::vector<std::vector<int32_t>> ids(kDocuments);
-    for (int64_t i = 0; i < kDocuments * kTokens; ++i)
-      ids[i / kTokens].push_back(static_cast<int32_t>(static_cast<uint64_t>(i) * 2654435761u %
-                                                      static_cast<uint64_t>(model.config.vocab)));
-    Tape tape(ctx, false);
-    logits = logits_of(ctx, model, model.hidden(tape, make_batch(ids), *this, nullptr).value);
-  }
-  void routing(int, const Routing& r) override { experts.push_back(clone(r.expert)); }
-};
+constexpr int64_t kDocuments = Probe::kDocuments, kTokens = Probe::kTokens;
 
 bool same_routing(const Probe& a, const Probe& b, int64_t document) {
   for (size_t l = 0; l < a.experts.size(); ++l) {
@@ -44,26 +27,6 @@ bool same_routing(const Probe& a, const Probe& b, int64_t document) {
       return false;
   }
   return true;
-}
-
-struct Change {
-  double diff = 0, top = 0;
-  double relative() const { return top > 0 ? diff / top : diff; }
-};
-
-// Largest difference of a logit, and the largest logit, of rows lo..hi.
-void widen(Change& c, const Tensor& a, const Tensor& b, int64_t lo, int64_t hi) {
-  for (int64_t i = lo * a.cols(); i < hi * a.cols(); ++i) {
-    double d = std::abs(static_cast<double>(a.f32()[i]) - b.f32()[i]);
-    c.diff = std::isnan(d) ? INFINITY : std::max(c.diff, d);
-    c.top = std::max(c.top, std::abs(static_cast<double>(a.f32()[i])));
-  }
-}
-
-Change change(const Tensor& a, const Tensor& b) {
-  Change c;
-  widen(c, a, b, 0, a.rows());
-  return c;
 }
 
 // The change of a merge that is not rounded yet. Two experts of nearly the same probability may

@@ -1,5 +1,5 @@
 #pragma once
-// What families are put together from: MLP, MoE block. Widths and switches
+// What families are put together from: MLP, router, MoE block. Widths and switches
 // come from Config or an options struct; names of parameters are those of the checkpoint.
 
 #include <optional>
@@ -32,19 +32,32 @@ struct Sequences {
   std::vector<int32_t> rows;  // first token of each row, and T
   Tensor real;                // I32 [T]: 0 = padding; empty: none
 };
+// Chooses a layer's experts for each token, and hands the choice to the trace.
+class Router {
+ public:
+  // `name` of its weight [E,H] below the scope, and of the bias for the choice, if it has one.
+  Router(const Config& config, Scope s, int layer, const char* name,
+         const char* select_bias = nullptr);
+  Routing operator()(const Var& x, Trace& trace) const;
+  // aux, if given, receives the layer's balance loss; AuxLoss::kSwitch: its load (engine/ops.h).
+  void balance(const Routing& r, const Sequences& sequences, std::vector<Var>* aux) const;
+
+ private:
+  const Config& c_;
+  int layer_;
+  Param *weight_, *select_bias_ = nullptr;
+};
+
 class MoeBlock {
  public:
   MoeBlock(const Config& config, Scope s, int layer, const MoeOptions& opt);
-  Routing route(const Var& x, Trace& trace) const;
-  // aux, if given, receives the layer's balance loss; AuxLoss::kSwitch: its load (engine/ops.h).
+  Routing route(const Var& x, Trace& trace) const { return router_(x, trace); }
   Var operator()(const Var& x, const Sequences& sequences, Trace& trace,
                  std::vector<Var>* aux) const;
 
  private:
-  Var balance(const Routing& r, const Sequences& sequences) const;
-  const Config& c_;
-  int layer_;
-  Param *router_, *select_bias_ = nullptr, *shared_gate_ = nullptr;
+  Router router_;
+  Param* shared_gate_ = nullptr;
   ExpertBank bank_;
   std::optional<Mlp> shared_;
 };

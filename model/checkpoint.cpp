@@ -15,6 +15,7 @@
 #include "io/safetensors.h"
 #include "io/safetensors_writer.h"
 #include "model/esft.h"
+#include "model/family.h"
 #include "model/gguf.h"
 #include "model/peft.h"
 
@@ -121,7 +122,7 @@ void load_adapter(Model& model, const std::string& dir, Replaced* replaced) {
   if (fs::exists(dir + "/adapter_config.json")) return load_peft(model, dir, replaced);
   if (std::string config = dir + "/config.json";
       fs::exists(config)) {  // of the model it was made on
-    auto type = get<std::string>(read_json_file(config), "model_type", config);
+    std::string type = family_of(read_json_file(config), config);
     check(type == model.config.model_type, "adapter {}: made for model_type {}, this model has {}",
           dir, type, model.config.model_type);
   }

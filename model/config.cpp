@@ -107,7 +107,7 @@ Config read_config(const std::string& path) {
   c.json = is_gguf(file) ? gguf_config(file) : read_json_file(file);
   check(c.json.is_object(), "{}: must be a JSON object", file);
   Reader r{c.json, file};
-  c.model_type = r.choice("model_type", "", family_names());
+  c.model_type = family_of(c.json, file);
   family(c.model_type).read(r, c);
   read_eos(c.json, c.eos, file);
   std::string generation = (fs::path(file).parent_path() / "generation_config.json").string();

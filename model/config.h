@@ -35,6 +35,9 @@ struct Config {
   int64_t experts = 0, expert_width = 0;  // of a MoE layer; 0: a dense model
   int64_t shared_experts = 0;             // how many run for every token, as one MLP of
   int64_t shared_width = 0;               // this width
+  int64_t adapter_dim = 0;  // PESC: experts are adapters of this width behind one MLP; 0: they are
+                            // MLPs
+  double adapter_scaling = 1, adapter_dropout = 0;
   RouteOptions route;
   std::vector<bool> sparse;  // by layer: a MoE layer; empty: none is
   AuxLoss aux = AuxLoss::kNone;

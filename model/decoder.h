@@ -1,20 +1,21 @@
 #pragma once
-// The skeleton all families share: embedding, blocks of x += attention(norm x), x += mlp or
-// moe(norm x), final norm, head. `Attention` (Mla, Gqa) is built once per layer from its Options
-// and offers operator()(x, places), make_cache(capacity), extend(x, places, cache, length).
+// The skeleton all families share: embedding, blocks of x += attention(norm x), x += mlp, moe or
+// adapter_moe(norm x), final norm, head. `Attention` (Mla, Gqa) is built once per layer from its
+// Options and offers operator()(x, places), make_cache(capacity), extend(x, places, cache, length).
 
 #include <deque>
 #include <map>
 #include <string>
 
-#include "model/blocks.h"
+#include "model/adapter_moe.h"
 #include "model/family.h"
 
 namespace sutor {
 
 struct DecoderOptions {
   MoeOptions moe;
-  MlpOptions mlp;  // of dense layers
+  MlpOptions mlp;                   // of dense layers, and before adapters
+  const char* adapter = "expert_";  // what an adapter's number follows in its name
   std::vector<int64_t>
       window;  // by layer: how many tokens, itself among them, a token sees; 0: all
 };
@@ -45,12 +46,13 @@ class Decoder : public Model {
     trace.activation("model.embed_tokens", x.value);
     size_t last_router = layers_.size();
     if (trace.routing_only())
-      while (last_router > 0 && !layers_[last_router - 1].moe) --last_router;
+      while (last_router > 0 && layers_[last_router - 1].mlp) --last_router;
     for (size_t i = 0; i < layers_.size(); ++i) {
       const Layer& b = layers_[i];
       if (trace.routing_only() && i + 1 == last_router) {
         Var h = add(x, b.attention(rms_norm(x, *b.norm1, eps), {angles, starts.of(window(i))}));
-        b.moe->route(rms_norm(h, *b.norm2, eps), trace);
+        Var in = rms_norm(h, *b.norm2, eps);
+        b.moe ? b.moe->route(in, trace) : b.adapters->route(in, trace);
         return h;
       }
       auto run = [&b, &trace, balance = aux != nullptr, eps,
@@ -116,13 +118,16 @@ class Decoder : public Model {
     Attention attention;
     std::optional<Mlp> mlp;
     std::optional<MoeBlock> moe;
+    std::optional<AdapterMoe> adapters;
 
     Layer(const Config& c, Scope s, int i, const typename Attention::Options& attn,
           const DecoderOptions& opt)
         : norm1(&s.param("input_layernorm.weight", {c.hidden})),
           norm2(&s.param("post_attention_layernorm.weight", {c.hidden})),
           attention(c, s / "self_attn", attn) {
-      if (c.is_moe(i))
+      if (c.adapter_dim > 0)
+        adapters.emplace(c, s / "mlp", i, opt.mlp, opt.adapter);
+      else if (c.is_moe(i))
         moe.emplace(c, s / opt.moe.block, i, opt.moe);
       else
         mlp.emplace(s / "mlp", c.hidden, c.intermediate, opt.mlp);
@@ -131,6 +136,7 @@ class Decoder : public Model {
     Var feed_forward(const Var& x, float eps, const Sequences& sequences, Trace& trace,
                      std::vector<Var>* aux) const {
       Var h = rms_norm(x, *norm2, eps);
+      if (adapters) return add(x, (*adapters)(h, sequences, trace, aux));
       return add(x, moe ? (*moe)(h, sequences, trace, aux) : (*mlp)(h));
     }
   };

@@ -10,7 +10,8 @@ namespace {
 
 constexpr std::string_view kPlain[] = {"gate_proj", "up_proj", "down_proj"},
                            kMixtral[] = {"w1", "w3", "w2"};
-constexpr std::string_view kExperts = ".experts.", kMlp = ".mlp", kBlock = ".block_sparse_moe";
+constexpr std::string_view kExperts = ".experts.", kMlp = ".mlp", kBlock = ".block_sparse_moe",
+                           kAdapters = ".mlp.moe_adapter", kAdapter = "expert_";
 
 enum class Piece { kWhole, kGate, kUp, kDown };
 
@@ -54,8 +55,10 @@ Tensor transpose(const Tensor& t) {
 
 class PerExpert : public Weights {
  public:
-  PerExpert(std::shared_ptr<const Weights> base, bool mixtral)
-      : base_(std::move(base)), mixtral_(mixtral) {
+  PerExpert(std::shared_ptr<const Weights> base, const std::string& model_type)
+      : base_(std::move(base)),
+        mixtral_(model_type == "mixtral"),
+        numbered_(model_type == "sparsetral") {
     for (const std::string& name : base_->names()) place(name);
   }
   bool changed() const { return changed_; }
@@ -124,6 +127,12 @@ class PerExpert : public Weights {
     std::string_view view = name;
     size_t at = view.find(kExperts);
     std::string_view prefix = view.substr(0, at == view.npos ? 0 : at);
+    if (prefix.ends_with(kAdapters)) {
+      std::string_view expert = view.substr(at + kExperts.size());
+      if (expert.starts_with(kAdapter)) expert.remove_prefix(kAdapter.size());
+      return put(fmt::format("{}{}{}{}", prefix, kExperts, numbered_ ? "" : kAdapter, expert), info,
+                 info.shape, {name});
+    }
     bool routed = prefix.ends_with(kMlp) || prefix.ends_with(kBlock);
     if (!routed) {  // the router goes with its experts
       constexpr std::string_view kRouter = ".gate.weight";
@@ -183,7 +192,7 @@ class PerExpert : public Weights {
   }
 
   std::shared_ptr<const Weights> base_;
-  bool mixtral_, changed_ = false;
+  bool mixtral_, numbered_, changed_ = false;
   std::vector<std::string> names_;
   std::unordered_map<std::string, Entry> slices_;
   mutable std::string last_name_;  // the fused tensor last read
@@ -194,7 +203,7 @@ class PerExpert : public Weights {
 
 std::shared_ptr<const Weights> per_expert(std::shared_ptr<const Weights> base,
                                           const std::string& model_type) {
-  auto out = std::make_shared<PerExpert>(base, model_type == "mixtral");
+  auto out = std::make_shared<PerExpert>(base, model_type);
   if (out->changed()) return out;
   return base;
 }

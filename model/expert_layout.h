@@ -1,6 +1,7 @@
 #pragma once
 // How files lay out experts, seen as one: per expert, under the names of the model's own family,
-// whether the file has them so, under Mixtral's names, or fused into mlp.experts.gate_up_proj
+// whether the file has them so, under Mixtral's names, under the other of a PESC model's two
+// (experts.expert_N, Sparsetral: experts.N), or fused into mlp.experts.gate_up_proj
 // [E,2I,H] and down_proj [E,H,I] (transformers v5), perhaps transposed ([E,H,2I], [E,I,H]).
 // Test: tests/formats.cpp.
 

@@ -10,9 +10,10 @@
 
 namespace sutor {
 bool is_linear(const Param& p) {
-  Part part = role_of(p.name).part;
-  return p.value.shape.size() == 2 && p.name.ends_with(".weight") && part != Part::kEmbedding &&
-         part != Part::kRouter && p.name.find(".lora_") == std::string::npos;
+  Role role = role_of(p.name);
+  return p.value.shape.size() == 2 && p.name.ends_with(".weight") &&
+         role.part != Part::kEmbedding && role.part != Part::kRouter && !role.adapter &&
+         p.name.find(".lora_") == std::string::npos;
 }
 
 int add_lora(Model& model, const LoraOptions& opt, uint64_t seed) {

@@ -15,7 +15,7 @@ struct LoraOptions {
 };
 
 // Whether a parameter is a linear that a forward pass runs with a LoRA beside it: a matrix, but no
-// embedding, head, router or LoRA factor.
+// embedding, head, router, LoRA factor or adapter of a PESC layer.
 bool is_linear(const Param& p);
 
 // Adds A (normal with the variance of Kaiming-uniform a = sqrt 5, seeded by name) and B (zeros) as

@@ -84,6 +84,10 @@ std::unique_ptr<Model> load_model(const std::string& folder, Compute compute) {
       ++left_out;
       continue;
     }
+    check(config.adapter_dim > 0 || name.find(".mlp.moe_adapter.") == name.npos,
+          "{}: tensor {} is of a PESC model, yet config.json has none of adapter_dim, moe_scaling, "
+          "moe_dtype: add adapter_dim, num_experts, topk, moe_scaling",
+          folder, name);
     bool known = model->params.has(name) || name.ends_with("rotary_emb.inv_freq") ||
                  (config.tie_embeddings && name == "lm_head.weight");
     check(known, "{}: tensor {} belongs to no part of a {} model with this config.json", folder,
@@ -106,6 +110,12 @@ std::unique_ptr<Model> load_model(const std::string& folder, Compute compute) {
   return model;
 }
 
+uint64_t seed_of(uint64_t seed, std::string_view name) {  // FNV-1a over the name
+  uint64_t state = seed ^ 0xcbf29ce484222325u;
+  for (unsigned char ch : name) state = (state ^ ch) * 0x100000001b3u;
+  return state;
+}
+
 WeightSource random_source(const Config& config, uint64_t seed, DType dtype) {
   double std = config.init_std;
   return [std, seed, dtype](const std::string& name, const Shape& shape) {
@@ -118,8 +128,7 @@ WeightSource random_source(const Config& config, uint64_t seed, DType dtype) {
       std::fill(p, p + n, bias ? 0.0f : 1.0f);
       return dtype == DType::F32 ? t : cast(t, dtype);
     }
-    uint64_t state = seed ^ 0xcbf29ce484222325u;  // FNV-1a over the name, then splitmix64
-    for (unsigned char ch : name) state = (state ^ ch) * 0x100000001b3u;
+    uint64_t state = seed_of(seed, name);
     auto uniform = [&state] {
       return (static_cast<double>(next_random(state) >> 11) + 0.5) * 0x1p-53;
     };

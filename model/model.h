@@ -86,6 +86,8 @@ std::unique_ptr<Model> make_model(const Config& config,
                                   std::function<Tensor(const std::string&, const Shape&)> source);
 // Throws unless kernels can read weights of this type; `where` is the folder, for the message.
 void check_weight_type(const Tensor& t, const std::string& where, const std::string& name);
+// What a tensor of that name is drawn from (engine/random.h).
+uint64_t seed_of(uint64_t seed, std::string_view name);
 // Seeded normal weights (std initializer_range; norms 1, biases 0), each tensor from (seed, name)
 // alone, so order does not matter.
 std::function<Tensor(const std::string&, const Shape&)> random_source(const Config& config,

@@ -35,12 +35,19 @@ Role role_of(std::string_view name) {
     role.part = Part::kAttention;
   } else if (module == "mlp" || module == "block_sparse_moe") {
     std::string_view part = next(rest);
+    if (part == "moe_adapter") {
+      role.adapter = true;
+      part = next(rest);
+    }
     if (part == "experts") {
       role.part = Part::kExpert;
-      role.expert = number(next(rest));
+      std::string_view expert = next(rest);
+      if (role.adapter && expert.starts_with("expert_")) expert.remove_prefix(7);
+      role.expert = number(expert);
     } else if (part == "shared_experts" || part == "shared_expert") {
       role.part = Part::kSharedExpert;
-    } else if (part == "gate" || part == "shared_expert_gate") {
+    } else if (part == "gate" || part == "shared_expert_gate" ||
+               (role.adapter && part == "router")) {
       role.part = Part::kRouter;
     } else {
       role.part = Part::kMlp;
