@@ -1,4 +1,4 @@
-// sutor train: ESFT, LoRA or full fine-tuning; the difference is the list of what trains.
+// sutor train: ESFT, LoRA, PESC or full fine-tuning; the difference is the list of what trains.
 #include <unistd.h>
 
 #include <algorithm>
@@ -46,15 +46,19 @@ void declare(Args& a) {
   a.integer("batch", "rows per micro-batch", 1, 1, 1 << 20);
   a.integer("grad-accum", "micro-batches per step", 1, 1, 1 << 20);
   a.integer("seq", "tokens per row", 4096, 2, 1 << 20);
-  a.real("lr", "peak learning rate", 1e-5, 0, 1e3);
+  a.real("lr", "peak learning rate (pesc: 2e-4)", 1e-5, 0, 1e3);
+  default_by_method(a, "lr", "1e-05", "0.0002");
   a.choice("schedule", "of the learning rate after warm-up", "constant",
            {"constant", "linear", "cosine"});
   a.integer("warmup", "steps of linear warm-up; step s of them has s/N of --lr, the first 1/N", 0,
             0, 1 << 30);
-  a.real("weight-decay", "decoupled, on matrices", 0.1, 0, 10);
+  a.real("weight-decay", "decoupled, on matrices (pesc: 0)", 0.1, 0, 10);
+  default_by_method(a, "weight-decay", "0.1", "0");
   a.real("beta1", "AdamW", 0.9, 0, 0.99999);
-  a.real("beta2", "AdamW", 0.95, 0, 0.99999);
-  a.real("clip", "global gradient norm; 0: none", 1.0, 0, 1e9);
+  a.real("beta2", "AdamW (pesc: 0.999)", 0.95, 0, 0.99999);
+  default_by_method(a, "beta2", "0.95", "0.999");
+  a.real("clip", "global gradient norm; 0: none (pesc: 0.3)", 1.0, 0, 1e9);
+  default_by_method(a, "clip", "1", "0.3");
   a.integer("save-every", "checkpoint every N steps; 0: only at a signal", 0, 0, 1 << 30);
   a.integer("keep-checkpoints", "remove all but the newest N; 0: keep all", 0, 0, 1 << 30);
   a.flag("resume", "go on from the newest checkpoint in --out");
@@ -62,7 +66,11 @@ void declare(Args& a) {
   a.integer("eval-every", "evaluate every N steps (and at the end)", 100, 1, 1 << 30);
   a.choice("packing", "rows of whole documents, one row per example, or the ESFT authors' stream",
            "documents", {"documents", "none", "esft-compat"});
+  a.derive("packing", [](const Args& x) {  // the PESC authors pack nothing
+    return x.str("format") == "pesc-compat" ? "none" : "documents";
+  });
   a.choice("order", "of rows", "shuffle", {"shuffle", "file"});
+  default_format(a);
   declare_balance_loss(a);
   a.flag("recompute", "keep only block inputs for backward: less memory, same bits");
 }
@@ -130,15 +138,17 @@ void run(const Args& a) {
   std::string expert_cfg;
   LoraOptions lora = choose_what_trains(a, *model, expert_cfg);
   check_balance_loss(a, *model);
-  bool is_lora = a.str("method") == "lora", full = a.str("method") == "full";
+  if (opt.loss_offset = constant_of_authors(a, *model); opt.loss_offset > 0) opt.aux_alpha = 0;
+  const std::string& method = a.str("method");
+  bool is_lora = method == "lora" || method == "pesc", full = method == "full";
   for (const auto& [name, dir] : replaced) {
     check(full || is_lora || model->params.at(name).trainable,
           "--adapter {}: its {} is not among what --experts trains, so the new adapter would not "
           "hold it: merge it first, or select its experts too",
           dir, name);
     if (is_lora && !a.on("quiet"))
-      note("the LoRA adapter will be one for {} with {}: name both where it is used\n",
-           a.str("MODEL"), dir);
+      note("the adapter will be one for {} with {}: name both where it is used\n", a.str("MODEL"),
+           dir);
     if (is_lora) break;
   }
   sweep_leftovers(out);
