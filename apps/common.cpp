@@ -8,6 +8,7 @@
 #include "apps/run_checkpoint.h"
 #include "io/file.h"
 #include "model/checkpoint.h"
+#include "model/huge_pages.h"
 
 namespace sutor {
 
@@ -31,6 +32,23 @@ std::unique_ptr<Model> open_model(const Args& a, Replaced* replaced) {
   for (const std::string& dir : a.all("adapter"))
     load_adapter(*model, dir, replaced != nullptr ? replaced : &own);
   return model;
+}
+
+void declare_weights(Args& a) {
+  a.choice("weights",
+           "huge: read into huge pages once, which are read faster; map: as the file lies; auto: "
+           "huge from 32 new tokens on, where memory allows",
+           "auto", {"auto", "huge", "map"});
+}
+
+void place_weights(const Args& a, Model& model, int64_t tokens) {
+  constexpr int64_t kPays = 32, kSmall = 64 << 20;  // what fits the caches needs no help
+  if (a.str("weights") == "map") return;
+  if (a.str("weights") == "auto") {
+    int64_t bytes = mapped_weight_bytes(model);
+    if (tokens < kPays || bytes < kSmall || bytes > available_bytes() / 2) return;
+  }
+  move_to_huge_pages(model);
 }
 
 void check_model_folder_to_be(const std::string& out) {

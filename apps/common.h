@@ -13,6 +13,10 @@ namespace sutor {
 void declare_model(Args& a, bool optional = false);
 // `replaced`, if given, learns which tensors came from which ESFT adapter.
 std::unique_ptr<Model> open_model(const Args& a, Replaced* replaced = nullptr);
+// --weights, of commands that read them again and again; and what it says, for a run that will
+// generate up to `tokens`: auto copies the weights into huge pages where that pays and fits.
+void declare_weights(Args& a);
+void place_weights(const Args& a, Model& model, int64_t tokens);
 void print_json(const Json& j);
 // For --out: the folder replaces what stood there, so only nothing, an empty folder or a model
 // folder may stand there; and its parent must be writable.

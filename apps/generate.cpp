@@ -13,6 +13,7 @@ namespace {
 
 void declare(Args& a) {
   declare_model(a);
+  declare_weights(a);
   a.string("prompt", "text to continue");
   a.string("prompts", "rows with {\"prompt\"} or {\"messages\"}: JSON lines of output");
   declare_date(a);
@@ -117,6 +118,9 @@ void run(const Args& a) {
         "{}: max_position_embeddings is {}: {} of {} prompts have no room for --max-tokens {} and "
         "end there\n",
         model->config.where, longest, cut, prompts.size(), a.num("max-tokens"));
+  int64_t tokens = 0;
+  for (const Prompt& p : prompts) tokens += room(p) * a.num("n");
+  place_weights(a, *model, tokens);
   for (const Prompt& prompt : prompts)
     for (int64_t i = 0; i < a.num("n"); ++i) {
       SampleOptions mine = opt;

@@ -31,7 +31,8 @@ os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8")  # halves torch's 
 
 # configs/base.yaml of the authors
 SEED, WEIGHT_DECAY, BETAS, EPS, CLIP, CONCAT = 5934875, 0.1, (0.9, 0.95), 1e-8, 1.0, 0.2
-LR, SEQ, BATCH, NEW_TOKENS, SCORED = 1e-5, 512, 4, 64, 32
+LR, SEQ, BATCH, NEW_TOKENS = 1e-5, 512, 4, 64
+SCORED, RACED = 32, 128  # samples that choose the experts; that the race scores
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 # 1.06 B parameters, 2.1 GB in bf16.
@@ -343,7 +344,7 @@ def prepare(a):
     row = lambda s: {"input_ids": s[0], "labels": s[1]}
     rows = pack(samples, SEQ, eos, random.Random(SEED))
     write_jsonl(work + "rows.jsonl", map(row, rows))
-    write_jsonl(work + "samples.jsonl", map(row, samples[:SCORED]))
+    write_jsonl(work + "samples.jsonl", map(row, samples[:RACED]))
     write_jsonl(work + "prompts.jsonl", [{"prompt": tok.decode(rows[0][0], skip_special_tokens=True)}])
     model = load(work + "mid", "hf", "bf16", "grouped_mm")
     s = Scores(model)

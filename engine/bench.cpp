@@ -43,8 +43,11 @@ double median_seconds(int repeats, const std::function<void()>& fn) {
   return all[repeats / 2];
 }
 
+constexpr int64_t kAdapters = 8, kAdapterWidth = 512, kAdapterTopK = 2;  // Camelidae's
+
 struct Layer {
   ExpertWeights w;
+  AdapterWeights adapters;
   Tensor head;  // [8 * kWidth, kHidden], for linear
   explicit Layer(int64_t experts) : head(made({8 * kWidth, kHidden}, DType::BF16, 7)) {
     for (int64_t e = 0; e < experts; ++e) {
@@ -52,14 +55,18 @@ struct Layer {
       w.up.push_back(made({kWidth, kHidden}, DType::BF16, e * 3 + 1));
       w.down.push_back(made({kHidden, kWidth}, DType::BF16, e * 3 + 2));
     }
+    for (int64_t e = 0; e < kAdapters; ++e) {
+      adapters.down.push_back(made({kAdapterWidth, kHidden}, DType::BF16, e * 2));
+      adapters.up.push_back(made({kHidden, kAdapterWidth}, DType::BF16, e * 2 + 1));
+    }
   }
 };
 
 // Token t's experts are t, t+7, t+14, ...: even load, as a balanced router gives.
-Tensor spread_experts(int64_t tokens, int64_t experts) {
-  Tensor t = empty({tokens, kTopK}, DType::I32);
+Tensor spread_experts(int64_t tokens, int64_t experts, int64_t top_k) {
+  Tensor t = empty({tokens, top_k}, DType::I32);
   for (int64_t p = 0; p < t.numel(); ++p)
-    t.i32()[p] = static_cast<int32_t>((p / kTopK + p % kTopK * 7) % experts);
+    t.i32()[p] = static_cast<int32_t>((p / top_k + p % top_k * 7) % experts);
   return t;
 }
 
@@ -97,7 +104,7 @@ std::vector<KernelTiming> time_kernels(Ctx& ctx, bool small, int repeats,
       }
     }
     int64_t pairs = T * kTopK, active = std::min(experts, pairs);
-    MoeIndex index = sort_by_expert(spread_experts(T, experts), static_cast<int>(experts));
+    MoeIndex index = sort_by_expert(spread_experts(T, experts, kTopK), static_cast<int>(experts));
     Tensor y = empty({T, kHidden}), weight = made({T, kTopK}, DType::F32, 4);
     Tensor gate = empty({pairs, kWidth}), up = empty({pairs, kWidth});
     Tensor dy = made({T, kHidden}, DType::F32, 5), dx = zeros({T, kHidden});
@@ -115,6 +122,33 @@ std::vector<KernelTiming> time_kernels(Ctx& ctx, bool small, int repeats,
       row.seconds = median_seconds(repeats, [&] {
         ctx.k->moe_ffn_fwd(ctx, y, gate, up, x, weight, index, layer.w);
         ctx.k->moe_ffn_bwd(ctx, dx, {}, nullptr, dy, x, weight, gate, up, index, layer.w);
+      });
+      add(row);
+    }
+    pairs = T * kAdapterTopK;
+    index = sort_by_expert(spread_experts(T, kAdapters, kAdapterTopK), kAdapters);
+    weight = made({T, kAdapterTopK}, DType::F32, 4);
+    row = {"adapter",
+           fmt::format("{} x {}, {} of {}", kHidden, kAdapterWidth, kAdapterTopK, kAdapters),
+           T,
+           0,
+           0,
+           0};
+    row.flop = 4 * static_cast<double>(pairs * kHidden * kAdapterWidth);
+    row.bytes = 4.0 * static_cast<double>(std::min(kAdapters, pairs) * kHidden * kAdapterWidth);
+    row.seconds = median_seconds(repeats, [&] {
+      ctx.k->adapter_fwd(ctx, y, {}, x, weight, index, layer.adapters, 0.25f, {});
+    });
+    add(row);
+    if (T > 1) {
+      Tensor low = empty({pairs, kAdapterWidth});
+      row.kernel = "adapter, forward + dx";
+      row.flop *= 2;
+      row.bytes *= 2;
+      row.seconds = median_seconds(repeats, [&] {
+        ctx.k->adapter_fwd(ctx, y, low, x, weight, index, layer.adapters, 0.25f, {});
+        ctx.k->adapter_bwd(ctx, dx, {}, nullptr, dy, x, weight, low, index, layer.adapters, 0.25f,
+                           {});
       });
       add(row);
     }

@@ -19,9 +19,9 @@ struct KernelTiming {
   double bytes = 0;    // of the weights that must be read once
 };
 
-// linear and moe_ffn, forward and forward + backward, bf16 weights, at 1, 16, 128 and 1024 tokens.
-// Layer: a DeepSeek-V2-Lite one (hidden 2048, width 1408, 64 experts, top-6; 1.1 GB) or, small, an
-// eighth of its experts. `done` sees each row as it comes.
+// linear, moe_ffn and adapter, forward and forward + backward, bf16 weights, at 1, 16, 128 and 1024
+// tokens. Layer: a DeepSeek-V2-Lite one (hidden 2048, width 1408, 64 experts, top-6; 1.1 GB) or,
+// small, an eighth of its experts. `done` sees each row as it comes.
 std::vector<KernelTiming> time_kernels(Ctx& ctx, bool small, int repeats,
                                        const std::function<void(const KernelTiming&)>& done);
 

@@ -52,6 +52,7 @@ class ParamStore {
   Param& at(const std::string& name);
   bool has(const std::string& name) const { return index_.count(name) != 0; }
   std::deque<Param>& all() { return params_; }
+  const std::deque<Param>& all() const { return params_; }
 
   void freeze_all();
   int train(std::string_view glob);  // marks; LoRA factors only if named, buffers never; no match:

@@ -36,6 +36,8 @@ int rank_of(DType t) {
       return 8;
     case DType::I64:
       return 9;
+    case DType::NF4:  // packed in memory only
+      break;
   }
   return -1;
 }

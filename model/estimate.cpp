@@ -134,6 +134,38 @@ void dry_moe_grad(Ctx& ctx, const Tensor& dx, const ExpertWeights* dw, const Ten
   Tensor xt = transposed(hidden), dyt = transposed(hidden);
 }
 
+void dry_adapter(Ctx& ctx, const Tensor& x, const MoeIndex& index, const AdapterWeights& w) {
+  int64_t pairs = x.rows() * index.top_k, width = w.down[0].dim(0);
+  counted.product += 4 * size(pairs, x.cols(), width);
+  bool any_small = false, any_large = false;
+  for (size_t e = 0; e + 1 < index.offset.size(); ++e) {
+    int64_t n = index.offset[e + 1] - index.offset[e];
+    if (n > 0) (n <= cpu::kDecodeTokens ? any_small : any_large) = true;
+  }
+  cpu::Panels ap;
+  if (any_large) ap = cpu::make_panels(cpu::micro_kernels(ctx.compute), token_panels(index), width);
+  if (any_small) empty({pairs, width});
+}
+
+void dry_adapter_grad(Ctx& ctx, const Tensor& dx, const AdapterWeights* dw, const Tensor& dy,
+                      const MoeIndex& index, const AdapterWeights& w) {
+  const cpu::MicroKernels& mk = cpu::micro_kernels(ctx.compute);
+  int64_t hidden = dy.cols(), width = w.down[0].dim(0), steps = 0;
+  for (size_t e = 0; e + 1 < index.offset.size(); ++e) {
+    int64_t n = index.offset[e + 1] - index.offset[e];
+    counted.product += 2 * size(n, hidden, width);
+    if (dx) counted.product += 2 * size(n, hidden, width);
+    if (!dw) continue;
+    for (const Tensor* g : {&dw->down[e], &dw->up[e]})
+      if (*g) counted.product += 2 * size(n, hidden, width);
+    if (dw->down[e] || dw->up[e]) steps += cpu::panels_of(n) * (32 / mk.step);
+  }
+  cpu::Panels dlp;
+  if (dx) dlp = cpu::make_panels(mk, token_panels(index), width);
+  int64_t transposed = cpu::panels_of(width) * steps * 2048;
+  Tensor dlt = empty({transposed}, DType::U8), wat = empty({transposed}, DType::U8);
+}
+
 // Every expert gets the same number of tokens, spread over the batch.
 void dry_route(const Tensor& expert, int64_t experts) {
   for (int64_t i = 0; i < expert.numel(); ++i) expert.i32()[i] = static_cast<int32_t>(i % experts);
@@ -162,6 +194,11 @@ Backend make_dry_backend() {
   b.moe_ffn_bwd = [](Ctx& ctx, Tensor dx, Tensor, ExpertWeights* dw, Tensor dy, Tensor, Tensor,
                      Tensor, Tensor, const MoeIndex& index,
                      const ExpertWeights& w) { dry_moe_grad(ctx, dx, dw, dy, index, w); };
+  b.adapter_fwd = [](Ctx& ctx, Tensor, Tensor, Tensor x, Tensor, const MoeIndex& index,
+                     const AdapterWeights& w, float, Dropout) { dry_adapter(ctx, x, index, w); };
+  b.adapter_bwd = [](Ctx& ctx, Tensor dx, Tensor, AdapterWeights* dw, Tensor dy, Tensor, Tensor,
+                     Tensor, const MoeIndex& index, const AdapterWeights& w, float,
+                     Dropout) { dry_adapter_grad(ctx, dx, dw, dy, index, w); };
   b.moe_route_fwd = [](Ctx&, Tensor, Tensor, Tensor expert, Tensor logits, Tensor, RouteOptions) {
     dry_route(expert, logits.cols());
   };

@@ -45,7 +45,7 @@ std::map<std::string, int64_t> arithmetic(const Json& c) {
     attention += H * (R + pe) + R + R * N * (P + Dv) + N * Dv * H;
   } else {
     attention = 2 * H * N * D + 2 * H * G * D;
-    if (type == "qwen2" || (type == "qwen2_moe" && on("qkv_bias", true)))
+    if (type == "qwen2" || type == "qwen2idae" || (type == "qwen2_moe" && on("qkv_bias", true)))
       attention += (N + 2 * G) * D;
     if (on("attention_bias")) attention += (N + 2 * G) * D + H;
     if (type == "qwen3" || type == "qwen3_moe") attention += 2 * D;
@@ -66,6 +66,10 @@ std::map<std::string, int64_t> arithmetic(const Json& c) {
     }
     g["attention"] += attention;
     g["norms"] += 2 * H;
+    if (int64_t A = num("adapter_dim")) {  // PESC: adapters beside the MLP
+      g["routed experts"] += 2 * E * A * H;
+      g["routers"] += E * H;
+    }
     if (!sparse) {
       g["dense MLPs"] += 3 * H * num("intermediate_size");
       if (on("mlp_bias")) g["dense MLPs"] += 2 * num("intermediate_size") + H;

@@ -31,6 +31,14 @@ inline constexpr Moe kMoe[] = {
     {270, 4200, 34, 3, 1, Routing::kOneExpert}, {270, 34, 4200, 3, 1, Routing::kOneExpert},
 };
 
+// The expert of token t's k-th place.
+inline constexpr int64_t expert_of(const Moe& p, int64_t t, int64_t k) {
+  if (p.routing == Routing::kOneExpert) return 1 + k;
+  if (p.routing == Routing::kSkewed)
+    return k == 0 ? 1 : 2 + (t / 5 + k) % (p.experts - 2);  // 0 is empty
+  return (t * 7 + t / 3 + k) % p.experts;
+}
+
 struct Attention {
   int64_t tq, tk, heads, kv_heads, d, dv,
       document;  // a new document every `document` tokens (0: one)

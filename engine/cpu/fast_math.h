@@ -36,4 +36,25 @@ namespace sutor::cpu {
   return 1.0f / (1.0f + fast_exp(-x));
 }
 
+// The normal distribution at x: returns P(N < x), `density` becomes e^(-x^2/2) / sqrt(2 pi). The
+// tail is e^(-t^2/2) R(t), t = |x|: R (half the scaled complementary error function of t/sqrt 2)
+// by a polynomial in 1 / (1 + 0.36 t), fitted for the least relative error on [0, 14] (4e-8). All
+// told the relative error is below 6e-7 above x = -3, and 2e-6 where the tail itself is 1e-9.
+[[gnu::always_inline]] static inline float fast_normal(float x, float& density) {
+  float t = x < 0.0f ? -x : x, u = 1.0f / (1.0f + 0.36f * t);
+  float r = -2.56868228e-2f;
+  r = r * u + 1.16207138e-1f;
+  r = r * u - 1.72541738e-1f;
+  r = r * u + 4.4762779e-2f;
+  r = r * u + 4.67606224e-2f;
+  r = r * u + 7.35193491e-2f;
+  r = r * u + 1.30803436e-1f;
+  r = r * u + 1.42437518e-1f;
+  r = r * u + 1.43742979e-1f;
+  r = r * u - 5.28653891e-6f;
+  float e = fast_exp(-0.5f * t * t), tail = r * e;
+  density = e * 0.398942280f;
+  return x > 0.0f ? 1.0f - tail : tail;
+}
+
 }  // namespace sutor::cpu

@@ -9,28 +9,6 @@
 #include "engine/cpu/moe_plan.h"
 
 namespace sutor::cpu {
-namespace {
-
-// Operands of the weight gradients: per trainable expert, panels of `lines` with P = its tokens.
-struct Transposed {
-  Tensor memory;
-  int64_t line_panels;
-  const std::vector<int64_t>* before;  // [E+1] steps of trainable experts before e
-  Transposed(int64_t lines, const std::vector<int64_t>& steps)
-      : line_panels(panels_of(lines)), before(&steps) {
-    memory = empty({line_panels * steps.back() * 2048}, DType::U8);
-  }
-  int64_t steps(int64_t e) const { return (*before)[e + 1] - (*before)[e]; }
-  char* at(int64_t e, int64_t panel) const {
-    return reinterpret_cast<char*>(memory.data) +
-           ((*before)[e] * line_panels + panel * steps(e)) * 2048;
-  }
-};
-
-Rows block_rows(const float* c) { return {c, DType::F32, 32, nullptr}; }
-
-}  // namespace
-
 void moe_ffn_bwd(Ctx& ctx, Tensor dx, Tensor dweight, ExpertWeights* dw, Tensor dy, Tensor x,
                  Tensor weight, Tensor gate, Tensor up, const MoeIndex& index,
                  const ExpertWeights& w) {

@@ -1,6 +1,6 @@
 #pragma once
-// How moe_ffn forward and backward cut their work: token panels of 32 that never cross experts,
-// units of (expert, weight panels).
+// How moe_ffn and adapter, forward and backward, cut their work: token panels of 32 that never
+// cross experts, units of (expert, weight panels).
 
 #include <algorithm>
 
@@ -19,21 +19,33 @@ struct MoePlan {
   std::vector<int32_t> token;  // [T*K] sorted position -> token
   const MoeIndex* index;
 
-  MoePlan(const Tensor& x, const MoeIndex& ix, const ExpertWeights& w)
+  // x [T,H]; `inter` is what an expert maps it to; `table` experts have weights.
+  MoePlan(const char* who, const Tensor& x, const MoeIndex& ix, int64_t inter, size_t table)
       : tokens(x.rows()),
         hidden(x.cols()),
-        inter(w.gate.empty() ? 0 : w.gate[0].dim(0)),
+        inter(inter),
         experts(static_cast<int64_t>(ix.offset.size()) - 1),
         top_k(ix.top_k),
         panel(ix.offset.size()),
         token(ix.pair.size()),
         index(&ix) {
-    check(static_cast<int64_t>(w.gate.size()) == experts && w.up.size() == w.gate.size() &&
-              w.down.size() == w.gate.size() &&
+    check(static_cast<int64_t>(table) == experts &&
               static_cast<int64_t>(ix.pair.size()) == tokens * top_k,
-          "moe_ffn: {} experts and {} pairs in the index, {} in the table, {} tokens of top {}",
-          experts, ix.pair.size(), w.gate.size(), tokens, top_k);
+          "{}: {} experts and {} pairs in the index, {} in the table, {} tokens of top {}", who,
+          experts, ix.pair.size(), table, tokens, top_k);
     for (int64_t e = 0; e < experts; ++e) {
+      panel[e + 1] = panel[e] + panels_of(count(e));
+      active += count(e) > 0;
+    }
+    for (size_t i = 0; i < token.size(); ++i) token[i] = ix.pair[i] / ix.top_k;
+  }
+
+  MoePlan(const Tensor& x, const MoeIndex& ix, const ExpertWeights& w)
+      : MoePlan("moe_ffn", x, ix, w.gate.empty() ? 0 : w.gate[0].dim(0), w.gate.size()) {
+    check(w.up.size() == w.gate.size() && w.down.size() == w.gate.size(),
+          "moe_ffn: {} experts have gate, {} up, {} down", w.gate.size(), w.up.size(),
+          w.down.size());
+    for (int64_t e = 0; e < experts; ++e)
       if (w.gate[e].dim(0) != inter || w.gate[e].cols() != hidden ||
           w.up[e].shape != w.gate[e].shape || w.down[e].dim(0) != hidden ||
           w.down[e].cols() != inter)
@@ -41,11 +53,19 @@ struct MoePlan {
         fail("moe_ffn: expert {}: gate {}, up {}, down {} for hidden size {}", e,
              to_string(w.gate[e].shape), to_string(w.up[e].shape), to_string(w.down[e].shape),
              hidden);
-      panel[e + 1] = panel[e] + panels_of(count(e));
-      active += count(e) > 0;
-    }
-    for (size_t i = 0; i < token.size(); ++i) token[i] = ix.pair[i] / ix.top_k;
   }
+
+  MoePlan(const Tensor& x, const MoeIndex& ix, const AdapterWeights& w)
+      : MoePlan("adapter", x, ix, w.down.empty() ? 0 : w.down[0].dim(0), w.down.size()) {
+    check(w.up.size() == w.down.size(), "adapter: {} experts have down, {} up", w.down.size(),
+          w.up.size());
+    for (int64_t e = 0; e < experts; ++e)
+      if (w.down[e].dim(0) != inter || w.down[e].cols() != hidden || w.up[e].dim(0) != hidden ||
+          w.up[e].cols() != inter) [[unlikely]]
+        fail("adapter: expert {}: down {}, up {} for hidden size {} and width {}", e,
+             to_string(w.down[e].shape), to_string(w.up[e].shape), hidden, inter);
+  }
+
   int64_t first(int64_t e) const { return index->offset[e]; }
   int64_t count(int64_t e) const { return index->offset[e + 1] - index->offset[e]; }
   int64_t panels() const { return panel.back(); }
@@ -81,6 +101,24 @@ struct MoePlan {
 inline int64_t line_width(int64_t panel, int64_t lines) {
   return std::min<int64_t>(32, lines - panel * 32);
 }
+
+// Operands of the weight gradients: per trainable expert, panels of `lines` with P = its tokens.
+struct Transposed {
+  Tensor memory;
+  int64_t line_panels;
+  const std::vector<int64_t>* before;  // [E+1] steps of trainable experts before e
+  Transposed(int64_t lines, const std::vector<int64_t>& steps)
+      : line_panels(panels_of(lines)), before(&steps) {
+    memory = empty({line_panels * steps.back() * 2048}, DType::U8);
+  }
+  int64_t steps(int64_t e) const { return (*before)[e + 1] - (*before)[e]; }
+  char* at(int64_t e, int64_t panel) const {
+    return reinterpret_cast<char*>(memory.data) +
+           ((*before)[e] * line_panels + panel * steps(e)) * 2048;
+  }
+};
+
+inline Rows block_rows(const float* c) { return {c, DType::F32, 32, nullptr}; }
 
 // `work`: multiply-adds of all units together.
 template <class F>

@@ -6,11 +6,18 @@
 #include <cstdint>
 
 #include "engine/cpu/rows_table.h"
+#include "engine/moe.h"
 #include "engine/parallel.h"
+#include "engine/ref/dropout.h"
 
 namespace sutor::cpu {
 
 const RowKernels& row_kernels();  // for current_isa()
+
+inline DropoutConstants dropout_constants(const Dropout& d) {
+  check(d.p >= 0 && d.p < 1, "dropout: {} is no probability below 1", d.p);
+  return {d.seed, ref::dropout_threshold(d.p), 1 / (1 - d.p)};
+}
 
 // fn(row) for every row; a block of rows is worth a few microseconds.
 template <class F>

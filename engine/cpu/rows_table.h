@@ -12,6 +12,12 @@ struct AdamWConstants {
       eps;  // *_rest = 1 - beta; step = lr / bias1
 };
 
+struct DropoutConstants {  // engine/ref/dropout.h
+  uint64_t seed;
+  uint32_t threshold;  // draws below it are dropped
+  float scale;         // 1 / (1 - p)
+};
+
 struct RowKernels {
   const char* name;
   void (*add)(float* y, const float* a, const float* b, int64_t n);  // y = a + b
@@ -35,6 +41,12 @@ struct RowKernels {
   void (*rope_grad)(float* dx, const float* dy, const float* c, const float* s, int64_t half,
                     bool interleaved);  // +=
   void (*adamw)(float* w, float* m, float* v, const float* g, const AdamWConstants& k, int64_t n);
+  // y = (add ? y : 0) + x where the element stays; x[0] is element `first`.
+  void (*dropout)(float* y, const float* x, const DropoutConstants& k, int64_t first, int64_t n,
+                  bool add);
+  void (*gelu)(float* y, const float* x, int64_t n);
+  // a = gelu(x): dx = weight z gelu'(x), z = weight a (overwritten); returns <z, a>
+  float (*gelu_grad)(float* dx, float* z, const float* x, float weight, int64_t n);
 };
 
 extern const RowKernels kRowsPortable, kRowsAvx2, kRowsAvx512;

@@ -3,10 +3,15 @@
 
     python check_exports.py folders [family ...]      # requirements.txt: transformers 5
     python check_exports.py adapters [family ...]     # requirements-v4.txt: transformers 4.57, peft 0.18, one module per expert
+    PESC_DIR=... python check_exports.py folders camelidae         # requirements-pesc.txt: the authors' code, as its own environment runs it
+    SPARSETRAL_DIR=... python check_exports.py folders sparsetral  # requirements-authors.txt
 
 On a golden model of each family, in float32: full fine-tuning -> folder; scores -> selection -> ESFT -> merged folder; LoRA ->
 adapter beside the base, and merged folder. Each time the largest difference of a logit, relative to the largest logit, between
 `sutor trace` and the library must be at most 1e-5. Results go into exports.json, from which docs/families.md is made.
+
+A PESC family is opened by its authors' files beside the weights (trust_remote_code); for these also: a dense model -> craft -> full
+fine-tuning.
 
 Adapters are checked under transformers 4: 5 fuses experts, and peft's conversion then drops LoRA on shared experts and dense MLPs.
 """
@@ -28,6 +33,9 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 SUTOR = os.path.abspath(os.environ.get("SUTOR", os.path.join(HERE, "..", "..", "build", "sutor")))
 RESULTS = os.path.join(HERE, "exports.json")
 TOKENIZER = os.path.join(HERE, "esft_train", "model")
+AUTHORS = {"camelidae": ("PESC_DIR", "llama"), "sparsetral": ("SPARSETRAL_DIR", "mistral"), "qwen2idae": (None, "qwen2")}
+PESC_KEYS = ("adapter_dim", "adapter_dropout", "architectures", "auto_map", "moe_dtype", "moe_scaling", "num_experts", "output_router_logits",
+             "router_aux_loss_coef", "topk")
 
 
 def sutor(*args):
@@ -62,7 +70,17 @@ def in_v4_keys(folder, c):
         json.dump(c, f)
 
 
+def authors_files(family, folder):
+    """Puts the authors' code beside a model of a PESC family."""
+    code = os.path.join(os.environ[AUTHORS[family][0]], family)
+    for name in os.listdir(code):
+        if name.endswith(".py"):
+            shutil.copy(os.path.join(code, name), folder)
+
+
 def library_model(folder):
+    if any(name.startswith("modeling_") for name in os.listdir(folder)):
+        return transformers.AutoModelForCausalLM.from_pretrained(folder, torch_dtype=torch.float32, trust_remote_code=True).eval()
     kw = dict(experts_implementation="eager") if int(transformers.__version__.split(".")[0]) >= 5 else {}
     return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager", **kw).eval()
 
@@ -88,6 +106,9 @@ def main():
     for family, golden, c in goldens():
         if family in done or (a.families and family not in a.families):
             continue
+        pesc = family in AUTHORS
+        if pesc and (a.what == "adapters" or os.environ.get(AUTHORS[family][0] or "") is None):
+            continue
         tmp = tempfile.mkdtemp()
         base = f"{tmp}/base"
         shutil.copytree(golden, base)
@@ -96,6 +117,8 @@ def main():
         g = torch.Generator().manual_seed(5)
         ids = torch.randint(0, c["vocab_size"], (2, 17), generator=g)
         save_file({"input_ids": ids}, f"{tmp}/in.safetensors")
+        if pesc:
+            authors_files(family, base)
         if a.what == "adapters":
             in_v4_keys(base, c)
         if difference(tmp, ids, library_model(base), base) > 1e-5:
@@ -113,6 +136,18 @@ def main():
             sutor(*train, "--method", "lora", "--out", f"{tmp}/lora")
             sutor("merge", base, "--adapter", f"{tmp}/lora/adapter", "--out", f"{tmp}/lora-merged")
             r["lora merged"] = difference(tmp, ids, library_model(f"{tmp}/lora-merged"), f"{tmp}/lora-merged")
+            if pesc:
+                dense = {k: v for k, v in c.items() if k not in PESC_KEYS}
+                with open(f"{tmp}/dense.json", "w") as f:
+                    json.dump(dict(dense, model_type=AUTHORS[family][1]), f)
+                sutor("init", f"{tmp}/dense.json", "--out", f"{tmp}/dense")
+                sutor("craft", f"{tmp}/dense", "--experts", 5, "--adapter-dim", 12, "--quiet", "--out", f"{tmp}/crafted")
+                authors_files(family, f"{tmp}/crafted")
+                library_model(f"{tmp}/crafted")
+                train[1] = f"{tmp}/crafted"
+                sutor(*train, "--method", "full", "--out", f"{tmp}/crafted-full")
+                r["crafted, full"] = difference(tmp, ids, library_model(f"{tmp}/crafted-full/model"), f"{tmp}/crafted-full/model")
+                train[1] = base
             if any(k in c for k in ("n_routed_experts", "num_experts", "num_local_experts")):
                 sutor("score", base, "--data", f"{tmp}/rows.jsonl", "--out", f"{tmp}/scores.json", "--quiet")
                 sutor("select", f"{tmp}/scores.json", "--top-p", 0.4, "--out", f"{tmp}/expert_cfg.json")

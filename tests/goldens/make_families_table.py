@@ -9,7 +9,11 @@ import os
 import sys
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+PESC = ("softmax over the chosen; experts are adapters behind one MLP", "Switch, all layers")
 ROUTERS = {
+    "camelidae": PESC,
+    "qwen2idae": PESC,
+    "sparsetral": PESC,
     "deepseek_v2": ("softmax; `norm_topk_prob`; groups", "per sequence or batch"),
     "deepseek_v3": ("sigmoid + selection bias, groups, renormalised", "per sequence, normalised scores"),
     "mixtral": ("softmax, renormalised", "Switch, all layers"),
@@ -19,8 +23,9 @@ ROUTERS = {
 }
 HEAD = """# Families
 
-Made by `tests/goldens/make_families_table.py` from what `tests/families.cpp` measures against transformers 5.23 (float32; deepseek_v2/normed:
-the authors' code) and `tests/goldens/check_exports.py` against transformers 5.23 and peft. Errors are the largest difference relative to
+Made by `tests/goldens/make_families_table.py` from what `tests/families.cpp` measures against transformers 5.23 (float32; deepseek_v2/normed,
+camelidae and sparsetral: their authors' code; qwen2idae, whose code was never published: a restatement on transformers' Qwen2) and
+`tests/goldens/check_exports.py` against transformers 5.23 (camelidae, sparsetral: their authors' code) and peft. Errors are the largest difference relative to
 the largest value; the tests allow 1e-5 on logits and loss, 1e-4 on gradients, 1e-4 on the bf16 angle 1 - 2<a,b>/(|a|^2+|b|^2); greedy
 tokens, through the KV cache, are identical.
 
@@ -44,6 +49,12 @@ on the golden without YaRN). Sutor reads what both write (`tests/peft.cpp`).
   off with a notice where it is frozen; `--aux-loss` decides otherwise. DeepSeek-V3's selection bias is never trained.
 - DeepSeek-V3: FP8 E4M3 weights in blocks of 128x128 (`weight_scale_inv`) are read as bf16 and written as bf16; the multi-token-prediction
   layer is left out, with a notice.
+- Camelidae, Qwen2idae, Sparsetral (PESC): told by `adapter_dim`, `moe_scaling` or `moe_dtype` where config.json has the dense model's
+  `model_type`, as the authors' classes write it; absent keys have the values of those classes. Experts may be named `expert_N` or `N`.
+  `moe_dtype` only has to name a type. `rope_theta` is obeyed; the authors' Camelidae rotates with 10000 whatever it says, which a notice
+  tells. Routers choose in float32 (the authors': in the weights' type). The authors' balance loss is a constant without gradient; here it is the
+  Switch loss. `sutor craft` makes a LLaMA or Yi model a Camelidae, a Mistral a Sparsetral, a Qwen2 a Qwen2idae, with `output_router_logits`
+  true unless `--reference-constants` says otherwise; `python check_exports.py folders` runs crafted and trained models in the authors' code.
 - A family is one file and one line: [new-family.md](new-family.md).
 """
 

@@ -30,13 +30,8 @@ struct Layer {
     }
     expert = empty({p.tokens, p.top_k}, DType::I32);
     for (int64_t t = 0; t < p.tokens; ++t)
-      for (int64_t k = 0; k < p.top_k; ++k) {
-        int64_t e = (t * 7 + t / 3 + k) % p.experts;
-        if (p.routing == problems::Routing::kOneExpert) e = 1 + k;
-        if (p.routing == problems::Routing::kSkewed)
-          e = k == 0 ? 1 : 2 + (t / 5 + k) % (p.experts - 2);  // 0 is empty
-        expert.i32()[t * p.top_k + k] = static_cast<int32_t>(e);
-      }
+      for (int64_t k = 0; k < p.top_k; ++k)
+        expert.i32()[t * p.top_k + k] = static_cast<int32_t>(problems::expert_of(p, t, k));
     index = sort_by_expert(expert, static_cast<int>(p.experts));
   }
   Tensor by_pair(const Tensor& sorted) const {

@@ -141,9 +141,67 @@ void adamw(float* w, float* m, float* v, const float* g, const AdamWConstants& c
   }
 }
 
+// The masks of a piece first (64-bit lanes), then its elements.
+template <bool kAdd>
+void dropout_as(float* y, const float* x, const DropoutConstants& k, int64_t first, int64_t n) {
+  constexpr int kGroups = 64;
+  const uint64_t seed = k.seed;
+  const uint32_t threshold = k.threshold;
+  const float factor = k.scale;
+  uint64_t draw[kGroups + 1];
+  float stays[kGroups * 4 + 4];
+  for (int64_t i = 0; i < n;) {
+    int64_t group = (first + i) / 4, lead = (first + i) % 4,
+            m = n - i < kGroups * 4 ? n - i : kGroups * 4;
+    for (int g = 0; g <= kGroups; ++g) {  // engine/random.h; written out for the vectoriser
+      uint64_t z = seed + static_cast<uint64_t>(group + g + 1) * 0x9e3779b97f4a7c15u;
+      z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+      z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+      draw[g] = z ^ (z >> 31);
+    }
+    uint16_t part[kGroups * 4 + 4];  // little-endian, as every x86
+    static_assert(sizeof part == sizeof draw);
+    __builtin_memcpy(part, draw, sizeof part);
+    for (int j = 0; j < kGroups * 4 + 4; ++j) stays[j] = part[j] < threshold ? 0.0f : factor;
+    // A dropped element is 0 whatever it was; what stays of a NaN is a NaN.
+    for (int64_t j = 0; j < m; ++j) {
+      float f = stays[lead + j], v = f == 0.0f ? 0.0f : x[i + j] * f;
+      y[i + j] = kAdd ? y[i + j] + v : v;
+    }
+    i += m;
+  }
+}
+
+void dropout(float* y, const float* x, const DropoutConstants& k, int64_t first, int64_t n,
+             bool add) {
+  (add ? dropout_as<true> : dropout_as<false>)(y, x, k, first, n);
+}
+
+void gelu(float* y, const float* x, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) {
+    float density;
+    y[i] = x[i] * fast_normal(x[i], density);
+  }
+}
+
+float gelu_grad(float* dx, float* z, const float* x, float weight, int64_t n) {
+  float lane[kLanes] = {};
+  auto one = [&](int64_t i, int j) {
+    float density, below = fast_normal(x[i], density), a = x[i] * below;
+    dx[i] = weight * z[i] * (below + x[i] * density);
+    lane[j] += z[i] * a;
+    z[i] = weight * a;
+  };
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes)
+    for (int j = 0; j < kLanes; ++j) one(i + j, j);
+  for (int j = 0; i + j < n; ++j) one(i + j, j);
+  return sum_of(lane);
+}
+
 constexpr RowKernels table(const char* name) {
-  return {name, add,  axpy, scale,     swiglu, swiglu_grad, sigmoid,   max,  exp_sum,
-          dot,  dot3, norm, norm_grad, mac64,  rope,        rope_grad, adamw};
+  return {name, add,  axpy,      scale, swiglu, swiglu_grad, sigmoid, max,     exp_sum, dot,
+          dot3, norm, norm_grad, mac64, rope,   rope_grad,   adamw,   dropout, gelu,    gelu_grad};
 }
 
 }  // namespace

@@ -1,0 +1,60 @@
+#include "model/huge_pages.h"
+
+#include <cstring>
+#include <fstream>
+
+#include "engine/parallel.h"
+
+namespace sutor {
+namespace {
+
+constexpr int64_t kAlign = 64;
+
+bool moves(const Model& model, const Param& p) {
+  bool embedding = p.name.ends_with("embed_tokens.weight") && &p != &model.head();
+  return p.value.storage && p.value.storage->mapped() && p.value.shape.size() == 2 &&
+         p.value.contiguous() && !p.trainable && !embedding;
+}
+
+}  // namespace
+
+int64_t mapped_weight_bytes(const Model& model) {
+  int64_t bytes = 0;
+  for (const Param& p : model.params.all())
+    if (moves(model, p)) bytes += p.value.nbytes();
+  return bytes;
+}
+
+int64_t move_to_huge_pages(Model& model) {
+  std::vector<Param*> params;
+  std::vector<int64_t> at;
+  int64_t total = 0, bytes = 0;
+  for (Param& p : model.params.all()) {
+    if (!moves(model, p)) continue;
+    params.push_back(&p);
+    at.push_back(total);
+    bytes += p.value.nbytes();
+    total += (p.value.nbytes() + kAlign - 1) / kAlign * kAlign;
+  }
+  if (params.empty()) return 0;
+  Tensor all = empty({total}, DType::U8);  // one block: huge pages but for its end
+  parallel_for(static_cast<int64_t>(params.size()), 1, [&](int64_t lo, int64_t hi) {
+    for (int64_t i = lo; i < hi; ++i) {
+      Tensor& w = params[i]->value;
+      Tensor moved = wrap(all.storage, all.data + at[i], w.shape, w.dtype);
+      std::memcpy(moved.data, w.data, w.nbytes());
+      forget_pages(w);
+      w = moved;
+    }
+  });
+  return bytes;
+}
+
+int64_t available_bytes() {
+  std::ifstream f("/proc/meminfo");
+  for (std::string line; std::getline(f, line);)
+    if (line.starts_with("MemAvailable:")) return std::stoll(line.substr(13)) * 1024;
+  return 0;
+}
+
+}  // namespace sutor
