@@ -17,7 +17,7 @@ void declare_model(Args& a, bool optional) {
                "hub folder (config.json, safetensors or .bin, tokenizer), .gguf file, or a run's "
                "checkpoint-N",
                optional);
-  a.list("adapter", "ESFT adapter or PEFT LoRA folder");
+  a.list("adapter", "ESFT adapter, PEFT LoRA or PESC adapter folder");
   a.common();
 }
 

@@ -28,7 +28,7 @@ constexpr double kReached = 0.5;
 void declare(Args& a) {
   a.positional("MODEL", "hub folder, a run's checkpoint-N, or a config.json alone");
   a.common();
-  declare_data(a);
+  declare_data(a, true);
   declare_method(a);
   a.choice("weights", "type of the weights when MODEL has none", "BF16", {"BF16", "F32"});
   a.integer("steps", "optimiser steps", 100, 1, 1 << 30);
@@ -38,6 +38,7 @@ void declare(Args& a) {
             2, 1 << 20);
   a.choice("packing", "of --data, as in sutor train", "documents",
            {"documents", "none", "esft-compat"});
+  default_format(a);
   declare_balance_loss(a);
   a.flag("recompute", "keep only block inputs for backward");
   a.integer("ranks", "processes that train together", 1, 1, 1 << 16);
@@ -122,8 +123,10 @@ void run(const Args& a) {
     std::string expert_cfg;
     choose_what_trains(a, *model, expert_cfg);
   }
-  Estimate e = estimate_training(
-      *model, micro, {ctx.compute, a.on("recompute"), a.real("aux-loss") != 0, std::move(ids)});
+  Estimate e =
+      estimate_training(*model, micro,
+                        {ctx.compute, a.on("recompute"),
+                         a.real("aux-loss") != 0 && a.str("aux") == "own", std::move(ids)});
   e.process = process;
   double rate = cpu::measure_gflops(ctx.compute), f32 = cpu::measure_gflops(Compute::kF32),
          step_seconds = 1e-9 / kReached * (e.product_flops / rate + e.attention_flops / f32),

@@ -328,7 +328,9 @@ void load_peft(Model& model, const std::string& dir, Replaced* replaced) {
 void write_peft(const std::string& dir, Model& model, const std::string& base,
                 const LoraOptions& lora) {
   NamedTensors tensors;
-  for (Param* p : model.params.trainable()) tensors.emplace_back(kPeft + p->name, p->value);
+  for (Param* p : model.params.trainable())
+    if (p->name.find(".lora_") != std::string::npos)
+      tensors.emplace_back(kPeft + p->name, p->value);
   check(!tensors.empty(), "{}: nothing was trained", dir);
   // The last names, where all linears of those names carry factors; else whole paths.
   std::vector<std::string> last, whole;
@@ -347,7 +349,7 @@ void write_peft(const std::string& dir, Model& model, const std::string& base,
          {"base_model_name_or_path", named(base)},
          {"r", lora.rank},
          {"lora_alpha", lora.alpha},
-         {"lora_dropout", 0.0},
+         {"lora_dropout", lora.dropout},
          {"target_modules", all ? last : whole},
          {"bias", "none"},
          {"fan_in_fan_out", false},
