@@ -1,8 +1,9 @@
 #include "apps/data_args.h"
 
-#include <cstdio>
+#include <algorithm>
 
 #include "apps/run_checkpoint.h"
+#include "model/pesc_prompt.h"
 
 namespace sutor {
 
@@ -23,12 +24,18 @@ std::optional<ChatTemplate> dated_template(const Args& a) {
   return templ;
 }
 
-void declare_data(Args& a) {
+void declare_data(Args& a, bool training) {
   a.string("data",
-           ".jsonl or .json: messages | instruction + conversation | prompt + completion | text | "
-           "input_ids + labels");
-  a.choice("format", "prompt of messages: the model's chat template, or the ESFT authors' prompt",
-           "template", {"template", "esft"});
+           ".jsonl or .json: messages | instruction + conversation | corpus | prompt + completion "
+           "| text | input_ids + labels");
+  std::vector<std::string> formats{"template", "esft", "pesc"};
+  if (training) formats.push_back("pesc-compat");
+  a.choice("format",
+           training ? "prompt of messages: the model's chat template, the ESFT or the PESC "
+                      "authors' prompt; pesc-compat: their very tokens and mean of means"
+                    : "prompt of messages: the model's chat template, the ESFT or the PESC "
+                      "authors' prompt",
+           "template", formats);
   declare_date(a);
   a.flag("skip-bad-rows", "count rows that fit no kind instead of stopping");
 }
@@ -39,25 +46,74 @@ DataSet load_rows(const Args& a, const std::string& file, RowKind kind) {
   return data;
 }
 
-std::optional<ChatTemplate> chat_template(const Args& a, const DataSet& data) {
+std::optional<ChatTemplate> chat_template(const Args& a, const DataSet& data,
+                                          const Tokenizer& tok) {
   bool chat = false;
   for (const Row& r : data.rows) chat |= !r.messages.empty();
   a.no_effect_unless(chat, "format", "no row has messages");
-  const bool rendered = chat && a.str("format") != "esft";
+  const bool rendered = chat && a.str("format") == "template";
   a.no_effect_unless(rendered, "date", "nothing is rendered by a chat template");
+  if (chat && a.str("format") == "pesc") return pesc_template(tok);
   if (!rendered) return std::nullopt;
   auto templ = dated_template(a);
   check(templ.has_value(),
         "{}: has no chat template (chat_template.jinja, or chat_template in "
-        "tokenizer_config.json); --format esft needs none",
+        "tokenizer_config.json); --format esft or pesc needs none",
         a.str("MODEL"));
   return templ;
 }
 
 std::vector<Example> load_examples(const Args& a, const std::string& file, const Tokenizer& tok) {
   DataSet data = load_rows(a, file, RowKind::kText);
-  auto chat = chat_template(a, data);
+  if (a.str("format") == "pesc-compat") {
+    a.no_effect_unless(false, "date", "nothing is rendered by a chat template");
+    int64_t dropped = 0;
+    auto examples = encode_pesc_compat(data, file, tok, dropped);
+    if (dropped > 0)
+      note("{}: {} conversations of several turns left out, as the PESC authors' code does\n", file,
+           dropped);
+    return examples;
+  }
+  auto chat = chat_template(a, data, tok);
   return encode_rows(data, file, tok, chat ? &*chat : nullptr);
+}
+
+bool mean_of_means(const Args& a) {
+  return a.str("packing") == "esft-compat" || a.str("format") == "pesc-compat";
+}
+
+namespace {
+
+std::vector<TrainRow> packed(const Args& a, const std::string& file, const Tokenizer& tok,
+                             Packing packing, uint64_t seed) {
+  int64_t truncated = 0;
+  std::vector<TrainRow> rows =
+      pack(load_examples(a, file, tok), packing, a.num("seq"), tok.eos(), seed, truncated);
+  if (truncated > 0)
+    note("{}: {} examples were cut: rows hold --seq {} tokens\n", file, truncated, a.num("seq"));
+  return rows;
+}
+
+}  // namespace
+
+std::vector<TrainRow> training_rows(const Args& a, const std::string& file, const Tokenizer& tok) {
+  std::vector<TrainRow> rows = packed(a, file, tok, packing_of(a), pack_seed_of(a));
+  // A row of which nothing trains (its answer was cut off, or every label is -100) would end a step
+  // of its own; it is left out before the first one.
+  const size_t all_rows = rows.size();
+  std::erase_if(rows, [](const TrainRow& r) {
+    return std::none_of(r.labels.begin() + 1, r.labels.end(), [](int32_t l) { return l >= 0; });
+  });
+  check(!rows.empty(), "{}: no row has a trained token within --seq {} tokens", file, a.num("seq"));
+  if (rows.size() < all_rows)
+    note("{}: {} of {} rows have no trained token (cut at --seq {}, or masked); left out\n", file,
+         all_rows - rows.size(), all_rows, a.num("seq"));
+  return rows;
+}
+
+std::vector<TrainRow> evaluation_rows(const Args& a, const std::string& file,
+                                      const Tokenizer& tok) {
+  return packed(a, file, tok, Packing::kDocuments, 0);
 }
 
 Packing packing_of(const Args& a) {

@@ -64,7 +64,7 @@ EvalResult measure(const Args& a, const EvalOptions& opt) {
                            metric == "multiple-choice" ? RowKind::kQuestion
                            : metric == "pass@1"        ? RowKind::kProgram
                                                        : RowKind::kText);
-  auto templ = chat_template(a, data);
+  auto templ = chat_template(a, data, tok);
   const ChatTemplate* chat = templ ? &*templ : nullptr;
   if (metric == "loss") {
     std::vector<int64_t> lines;

@@ -6,8 +6,7 @@
 #include "apps/common.h"
 #include "apps/data_args.h"
 #include "apps/run_checkpoint.h"
-#include "io/tokenizer.h"
-#include "model/generate.h"
+#include "apps/sampling_args.h"
 
 namespace sutor {
 namespace {
@@ -18,49 +17,13 @@ void declare(Args& a) {
   a.string("prompt", "text to continue");
   a.string("prompts", "rows with {\"prompt\"} or {\"messages\"}: JSON lines of output");
   declare_date(a);
-  a.integer("max-tokens", "new tokens at the most", 128, 1, 1 << 20);
-  a.real("temperature", "0: greedy", 0, 0, 100);
-  a.real("top-p", "nucleus", 1, 0, 1);
-  a.integer("top-k", "0: all", 0, 0, 1 << 20);
-  a.real("min-p", "of the best token's probability", 0, 0, 1);
-  a.real("repetition-penalty", "1: none", 1, 0.01, 100);
-  a.list("stop", "text that ends the answer and is no part of it");
+  declare_sampling(a, 128);
   a.integer("n", "answers to a prompt; with seeds --seed, --seed + 1, ...", 1, 1, 1 << 20);
   a.integer("logprobs", "JSON: log-probabilities of each token and of the K likeliest", 0, 0, 1024);
   a.flag("ignore-eos", "go on to --max-tokens");
   a.flag("continue",
          "rows whose last message is the assistant's: go on with it, instead of answering anew");
 }
-
-// Text up to the first stop text; what may be the beginning of one is held back.
-class StopAt {
- public:
-  explicit StopAt(const std::vector<std::string>& stops) : stops_(stops) {}
-  bool found() const { return found_; }
-  std::string push(const std::string& piece) {
-    if (found_) return "";
-    held_ += piece;
-    size_t end = held_.npos;
-    for (const std::string& s : stops_) end = std::min(end, held_.find(s));
-    if (end != held_.npos) {
-      found_ = true;
-      return held_.substr(0, end);
-    }
-    size_t hold = 0;
-    for (const std::string& s : stops_)
-      for (size_t n = std::min(s.size() - 1, held_.size()); n > hold; --n)
-        if (held_.ends_with(std::string_view(s).substr(0, n))) hold = n;
-    std::string out = held_.substr(0, held_.size() - hold);
-    held_.erase(0, out.size());
-    return out;
-  }
-  std::string finish() { return found_ ? "" : std::move(held_); }
-
- private:
-  const std::vector<std::string>& stops_;
-  std::string held_;
-  bool found_ = false;
-};
 
 struct Prompt {
   std::string text;
@@ -124,24 +87,19 @@ Json json_of(const std::vector<TokenLogprobs>& logprobs, const std::vector<int32
 void run(const Args& a) {
   if (a.given("prompt") == a.given("prompts"))
     throw UsageError("give one of --prompt and --prompts");
-  for (const char* o : {"top-p", "top-k", "min-p", "seed", "n"})
-    a.no_effect_unless(a.real("temperature") > 0, o, "--temperature 0 is greedy");
+  check_sampling(a);
+  a.no_effect_unless(a.real("temperature") > 0, "n", "--temperature 0 is greedy");
   bool as_json = a.on("json") || a.given("prompts");
   for (const char* o : {"continue", "date"})
     a.no_effect_unless(a.given("prompts"), o, "only --prompts has messages");
   a.no_effect_unless(as_json, "logprobs", "only JSON output shows them: --json");
-  for (const std::string& s : a.all("stop"))
-    if (s.empty()) throw UsageError("--stop: the empty text would end every answer");
   Ctx ctx = a.context();
   auto model = open_model(a);
   Tokenizer tok = Tokenizer::load(hub_folder(a.str("MODEL")));
-  std::vector<int32_t> eos = model->config.eos;
-  if (tok.eos() >= 0) eos.push_back(tok.eos());
+  std::vector<int32_t> eos = end_ids(*model, tok);
   if (a.on("ignore-eos")) eos.clear();
-  SampleOptions opt{a.real("temperature"), a.real("top-p"),
-                    a.real("min-p"),       a.real("repetition-penalty"),
-                    a.num("top-k"),        static_cast<uint64_t>(a.num("seed")),
-                    a.num("logprobs")};
+  SampleOptions opt = sample_options(a);
+  opt.logprobs = a.num("logprobs");
   const std::vector<Prompt> prompts = read_prompts(a, tok);
   // As long as the model was made for; a prompt beyond that is an error.
   const int64_t longest = model->config.max_positions;

@@ -1,6 +1,7 @@
 // sutor merge: folds adapters into a copy of the model, and proves before the copy gets its name
 // that it gives the logits of model + adapters: ESFT bit by bit; LoRA in float32 up to the order of
-// sums, each stored weight being the nearest to W + s B A.
+// sums, each stored weight being the nearest to W + s B A. PESC: LoRA so, routers and adapters as
+// they are.
 #include <algorithm>
 
 #include "apps/commands.h"
@@ -8,6 +9,7 @@
 #include "apps/probe.h"
 #include "apps/run_checkpoint.h"
 #include "model/checkpoint.h"
+#include "model/pesc_adapter.h"
 
 namespace sutor {
 namespace {
@@ -46,12 +48,21 @@ double unrounded_change(const Probe& apart, const Probe& merged) {
   return c.relative();
 }
 
+// Routers and adapters of PESC get the type of the weights around them, as in the published models.
+void round_placed(Model& model, const Replaced& replaced, DType type) {
+  for (const auto& [name, dir] : replaced)
+    if (Param& p = model.params.at(name);
+        type == DType::BF16 && p.value.dtype == DType::F32 && is_pesc_adapter(dir))
+      p.value = cast(p.value, DType::BF16);
+}
+
 void run(const Args& a) {
   const std::string& out = a.required("out");
   if (a.all("adapter").empty()) throw UsageError("--adapter is missing: there is nothing to merge");
   check_model_folder_to_be(out);
   Ctx ctx = a.context(), exact = cpu_context(Compute::kF32);
-  auto model = open_model(a);
+  Replaced replaced;
+  auto model = open_model(a, &replaced);
   bool lora = !model->folded.empty();
   for (const Param& p : model->params.all()) lora |= p.lora.has_value();
   // An ESFT adapter replaces tensors. A LoRA is merged in f64; before it is rounded, logits in f32
@@ -69,6 +80,7 @@ void run(const Args& a) {
           "written",
           agreement, allowed);
     round_merged(merged);
+    round_placed(*model, replaced, merged.front().original.dtype);
     after = Probe(ctx, *model).logits;
   }
   write_model(out, *model, hub_folder(a.str("MODEL")), [&](const std::string& dir) {

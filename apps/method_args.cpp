@@ -1,6 +1,10 @@
 #include "apps/method_args.h"
 
+#include "apps/run_checkpoint.h"
+#include "io/chat.h"
 #include "model/esft.h"
+#include "model/nf4.h"
+#include "model/pesc_adapter.h"
 
 namespace sutor {
 namespace {
@@ -10,13 +14,17 @@ ExpertConfig experts_of(const Args& a, const std::string& file) {
 }
 
 bool router_trains(const Args& a) {
-  if (a.str("method") != "esft") return a.str("method") == "full";
+  if (a.str("method") != "esft") return a.str("method") == "full" || a.str("method") == "pesc";
   return !a.str("experts").empty() && experts_of(a, a.str("experts")).non_expert_modules;
 }
 
 }  // namespace
 
 void declare_balance_loss(Args& a) {
+  a.choice("aux",
+           "the balance loss: as published for the family, or what the PESC authors' code adds, a "
+           "constant without gradient (to compare step by step)",
+           "own", {"own", "authors"});
   a.real(
       "aux-loss",
       "weight of the router's balance loss; 0: none (default: config.json's own where the router "
@@ -30,6 +38,14 @@ void declare_balance_loss(Args& a) {
       return "0";  // whoever reads the file next says it better
     }
   });
+}
+
+double constant_of_authors(const Args& a, const Model& model) {
+  if (a.str("aux") != "authors") return 0;
+  const Config& c = model.config;
+  check(c.adapter_dim > 0, "--aux authors: {} is no PESC model", a.str("MODEL"));
+  a.no_effect_unless(a.real("aux-loss") > 0, "aux", "--aux-loss is 0");
+  return a.real("aux-loss") * static_cast<double>(c.experts) / c.route.top_k;
 }
 
 void check_balance_loss(const Args& a, Model& model) {
@@ -46,22 +62,83 @@ void check_balance_loss(const Args& a, Model& model) {
 }
 
 void declare_method(Args& a) {
-  a.choice("method", "what trains: the selected experts, everything, or LoRA factors", "esft",
-           {"esft", "full", "lora"});
+  a.choice("method",
+           "what trains: the selected experts, everything, LoRA factors, or a PESC model's routers "
+           "and adapters with LoRA",
+           "esft", {"esft", "full", "lora", "pesc"});
   a.string("experts", "expert_cfg.json of sutor select (esft)");
   a.flag("one-indexed", "the expert_cfg.json counts layers from 1");
-  a.integer("rank", "LoRA rank", 8, 1, 1 << 16);
+  a.integer("rank", "LoRA rank (pesc: 64)", 8, 1, 1 << 16);
+  default_by_method(a, "rank", "8", "64");
   a.real("alpha", "LoRA alpha (scale = alpha / rank)", 16, 0, 1e6);
+  a.real("lora-dropout", "of what a LoRA sees, in training (pesc: 0.1)", 0, 0, 0.99);
+  default_by_method(a, "lora-dropout", "0", "0.1");
+  a.real("adapter-dropout",
+         "of what a PESC model's adapters see, in training (default: config.json's own)", 0, 0,
+         0.99);
+  a.derive("adapter-dropout", [](const Args& x) -> std::string {
+    try {
+      return fmt::format("{}", read_config(x.str("MODEL")).adapter_dropout);
+    } catch (const Error&) {
+      return "0";  // whoever reads the file next says it better
+    }
+  });
+  a.choice("quantize", "frozen linears to 4 bits in memory: NF4, double quantised", "none",
+           {"none", "nf4"});
 }
+
+void default_by_method(Args& a, const char* option, const char* others, const char* pesc) {
+  a.derive(option,
+           [=](const Args& x) -> std::string { return x.str("method") == "pesc" ? pesc : others; });
+}
+
+void default_format(Args& a) {
+  a.derive("format", [](const Args& x) -> std::string {
+    if (x.str("method") != "pesc") return "template";
+    try {
+      return ChatTemplate::load(hub_folder(x.str("MODEL"))) ? "template" : "pesc";
+    } catch (const Error&) {
+      return "template";  // as above
+    }
+  });
+}
+
+LoraOptions lora_of(const Args& a) {
+  const bool pesc = a.str("method") == "pesc";
+  return {a.num("rank"), a.real("alpha"), pesc ? pesc_lora_targets() : std::vector<std::string>{},
+          a.real("lora-dropout")};
+}
+
+namespace {
+
+void choose_experts(const Args& a, Model& model, std::string& expert_cfg) {
+  check(!model.config.moe_layers().empty(),
+        "{}: a dense {} model has no experts for --method esft to select (allowed: full, lora)",
+        model.config.where, model.config.model_type);
+  const std::string& file = a.required("experts");
+  ExpertConfig c = experts_of(a, file);
+  check_expert_config(c, model.config.moe_layers(), model.config.experts, file, true);
+  check(!c.shared_experts || model.config.shared_experts > 0,
+        "{}: shared_experts is true, the model has none", file);
+  for (const Param& p : model.params.all())
+    if (trains(c, p.name)) model.params.train(p.name);
+  check(!model.params.trainable().empty(), "{}: selects nothing", file);
+  expert_cfg = to_json(c);
+}
+
+}  // namespace
 
 LoraOptions choose_what_trains(const Args& a, Model& model, std::string& expert_cfg) {
   const std::string& method = a.str("method");
+  const bool pesc = method == "pesc";
   a.no_effect_unless(method == "esft", "experts", "only --method esft selects experts");
   a.no_effect_unless(method == "esft", "one-indexed",
                      "only --method esft reads an expert_cfg.json");
-  for (const char* o : {"rank", "alpha"})
-    a.no_effect_unless(method == "lora", o, "only --method lora has it");
-  LoraOptions lora{a.num("rank"), a.real("alpha"), {}};
+  for (const char* o : {"rank", "alpha", "lora-dropout"})
+    a.no_effect_unless(method == "lora" || pesc, o, "only --method lora and pesc have a LoRA");
+  a.no_effect_unless(model.config.adapter_dim > 0, "adapter-dropout", "the model has no adapters");
+  a.no_effect_unless(method != "full", "quantize", "--method full freezes nothing");
+  LoraOptions lora = lora_of(a);
   for (const Param& p : model.params.all())
     check(
         !p.lora,
@@ -72,24 +149,25 @@ LoraOptions choose_what_trains(const Args& a, Model& model, std::string& expert_
         "--adapter: {} carries a folded LoRA, which --method {} would not write: fold it in for "
         "good first (sutor merge)",
         model.folded.empty() ? "" : model.folded.front().param->name, method);
+  check(!pesc || model.config.adapter_dim > 0,
+        "{}: a {} model has no adapters behind its MLPs for --method pesc to train (sutor craft "
+        "makes them; allowed: {})",
+        model.config.where, model.config.model_type,
+        model.config.moe_layers().empty() ? "full, lora" : "esft, full, lora");
+  model.config.adapter_dropout = a.real("adapter-dropout");
   model.params.freeze_all();
   if (method == "full") {
     model.params.train("*");
-  } else if (method == "lora") {
-    add_lora(model, lora, static_cast<uint64_t>(a.num("seed")));
+  } else if (method == "esft") {
+    choose_experts(a, model, expert_cfg);
   } else {
-    check(!model.config.moe_layers().empty(),
-          "{}: a dense {} model has no experts for --method esft to select (allowed: full, lora)",
-          model.config.where, model.config.model_type);
-    const std::string& file = a.required("experts");
-    ExpertConfig c = experts_of(a, file);
-    check_expert_config(c, model.config.moe_layers(), model.config.experts, file, true);
-    check(!c.shared_experts || model.config.shared_experts > 0,
-          "{}: shared_experts is true, the model has none", file);
-    for (const Param& p : model.params.all())
-      if (trains(c, p.name)) model.params.train(p.name);
-    check(!model.params.trainable().empty(), "{}: selects nothing", file);
-    expert_cfg = to_json(c);
+    if (pesc) model.params.train(kPescTrains);
+    add_lora(model, lora, static_cast<uint64_t>(a.num("seed")));
+  }
+  if (a.str("quantize") == "nf4") {
+    const int packed = quantise_frozen(model);
+    check(packed > 0, "--quantize nf4: {} has no frozen linear to pack (4 bits already?)",
+          a.str("MODEL"));
   }
   return lora;
 }

@@ -10,6 +10,7 @@
 #include "engine/quant.h"
 #include "io/safetensors.h"
 #include "model/checkpoint.h"
+#include "model/pesc_adapter.h"
 
 namespace sutor {
 namespace fs = std::filesystem;
@@ -18,7 +19,7 @@ namespace {
 struct Run {
   std::string file, base, method;
   std::vector<std::string> adapters;
-  LoraOptions lora;
+  LoraOptions lora{0, 0, {}, 0};  // rank 0: none
 };
 
 Run run_of(const std::string& folder) {
@@ -31,9 +32,10 @@ Run run_of(const std::string& folder) {
     r.base = y["MODEL"].as<std::string>();
     r.method = y["method"].as<std::string>();
     if (y["adapter"]) r.adapters = y["adapter"].as<std::vector<std::string>>();
-    if (r.method == "lora") {
+    if (r.method == "lora" || r.method == "pesc") {
       r.lora.rank = y["rank"].as<int64_t>();
       r.lora.alpha = y["alpha"].as<double>();
+      if (r.method == "pesc") r.lora.targets = pesc_lora_targets();
     }
   } catch (const YAML::Exception& e) {
     fail("{}: {}", r.file, e.msg);
@@ -59,7 +61,7 @@ std::unique_ptr<Model> load_run_checkpoint(const std::string& folder, Compute co
   auto model = load_model(run.base, compute);
   Replaced replaced;
   for (const std::string& dir : run.adapters) load_adapter(*model, dir, &replaced);
-  if (run.method == "lora") add_lora(*model, run.lora, 0);
+  if (run.lora.rank > 0) add_lora(*model, run.lora, 0);
   const Checkpoint files = Checkpoint::open(folder + "/state.safetensors");
   constexpr std::string_view kMaster = "master.";
   for (const std::string& key : files.names()) {

@@ -14,6 +14,7 @@
 #include "io/weights.h"
 #include "model/gguf.h"
 #include "model/peft.h"
+#include "model/pesc_adapter.h"
 
 namespace sutor {
 namespace fs = std::filesystem;
@@ -78,8 +79,11 @@ std::string hash_weights(const std::string& dir) {
       for (const char* known : {".json", ".jinja", ".model", ".txt", ".tiktoken"})
         if (ext == known && e.is_regular_file()) add(e.path());
     }
-    bool lora = fs::exists(dir + "/adapter_config.json");
-    for (const std::string& path : Checkpoint::open(lora ? peft_weights(dir) : dir).files())
+    const bool pesc = is_pesc_adapter(dir);
+    const std::string peft = pesc ? pesc_lora(dir) : dir;
+    const bool lora = fs::exists(peft + "/adapter_config.json");
+    if (pesc) add(moe_weights(dir));
+    for (const std::string& path : Checkpoint::open(lora ? peft_weights(peft) : dir).files())
       add(path);
   }
   std::string list;

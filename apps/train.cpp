@@ -1,17 +1,17 @@
-// sutor train: ESFT, LoRA or full fine-tuning; the difference is the list of what trains.
+// sutor train: ESFT, LoRA, PESC or full fine-tuning; the difference is the list of what trains.
 #include <unistd.h>
 
 #include <algorithm>
 #include <csignal>
 #include <cstdio>
 #include <filesystem>
-#include <fstream>
 
 #include "apps/commands.h"
 #include "apps/common.h"
 #include "apps/data_args.h"
 #include "apps/method_args.h"
 #include "apps/run_checkpoint.h"
+#include "apps/run_folder.h"
 #include "apps/run_record.h"
 #include "io/file.h"
 #include "model/checkpoint.h"
@@ -38,7 +38,7 @@ void ask_to_stop(int sig) {
 
 void declare(Args& a) {
   declare_model(a);
-  declare_data(a);
+  declare_data(a, true);
   declare_method(a);
   a.string("out", "run folder");
   a.choice("optimizer", "adamw8bit: moments in 8 bits, of tensors with 4096 elements and more",
@@ -47,15 +47,19 @@ void declare(Args& a) {
   a.integer("batch", "rows per micro-batch", 1, 1, 1 << 20);
   a.integer("grad-accum", "micro-batches per step", 1, 1, 1 << 20);
   a.integer("seq", "tokens per row", 4096, 2, 1 << 20);
-  a.real("lr", "peak learning rate", 1e-5, 0, 1e3);
+  a.real("lr", "peak learning rate (pesc: 2e-4)", 1e-5, 0, 1e3);
+  default_by_method(a, "lr", "1e-05", "0.0002");
   a.choice("schedule", "of the learning rate after warm-up", "constant",
            {"constant", "linear", "cosine"});
   a.integer("warmup", "steps of linear warm-up; step s of them has s/N of --lr, the first 1/N", 0,
             0, 1 << 30);
-  a.real("weight-decay", "decoupled, on matrices", 0.1, 0, 10);
+  a.real("weight-decay", "decoupled, on matrices (pesc: 0)", 0.1, 0, 10);
+  default_by_method(a, "weight-decay", "0.1", "0");
   a.real("beta1", "AdamW", 0.9, 0, 0.99999);
-  a.real("beta2", "AdamW", 0.95, 0, 0.99999);
-  a.real("clip", "global gradient norm; 0: none", 1.0, 0, 1e9);
+  a.real("beta2", "AdamW (pesc: 0.999)", 0.95, 0, 0.99999);
+  default_by_method(a, "beta2", "0.95", "0.999");
+  a.real("clip", "global gradient norm; 0: none (pesc: 0.3)", 1.0, 0, 1e9);
+  default_by_method(a, "clip", "1", "0.3");
   a.integer("save-every", "checkpoint every N steps; 0: only at a signal", 0, 0, 1 << 30);
   a.integer("keep-checkpoints", "remove all but the newest N; 0: keep all", 0, 0, 1 << 30);
   a.flag("resume", "go on from the newest checkpoint in --out");
@@ -63,7 +67,11 @@ void declare(Args& a) {
   a.integer("eval-every", "evaluate every N steps (and at the end)", 100, 1, 1 << 30);
   a.choice("packing", "rows of whole documents, one row per example, or the ESFT authors' stream",
            "documents", {"documents", "none", "esft-compat"});
+  a.derive("packing", [](const Args& x) {  // the PESC authors pack nothing
+    return x.str("format") == "pesc-compat" ? "none" : "documents";
+  });
   a.choice("order", "of rows", "shuffle", {"shuffle", "file"});
+  default_format(a);
   declare_balance_loss(a);
   a.flag("recompute", "keep only block inputs for backward: less memory, same bits");
 }
@@ -83,7 +91,7 @@ TrainOptions train_options(const Args& a) {
   o.adamw.weight_decay = a.real("weight-decay");
   o.adamw.beta1 = a.real("beta1");
   o.adamw.beta2 = a.real("beta2");
-  o.mean = a.str("packing") == "esft-compat" ? LossMean::kMeans : LossMean::kTokens;
+  o.mean = mean_of_means(a) ? LossMean::kMeans : LossMean::kTokens;
   o.shuffle = a.str("order") == "shuffle";
   o.seed = static_cast<uint64_t>(a.num("seed"));
   check(o.warmup <= o.steps, "--warmup {} is longer than --steps {}", o.warmup, o.steps);
@@ -99,60 +107,27 @@ int64_t longest_document(const std::vector<TrainRow>& rows) {
   return longest;
 }
 
-// The run folder, removed again when nothing could be written into it.
-class NewFolder {
- public:
-  explicit NewFolder(const std::string& path) : path_(path) {
-    std::error_code ec;
-    made_ = fs::create_directories(path, ec);
-    check(!ec, "{}: cannot be created: {}", path, ec.message());
-  }
-  void keep() { made_ = false; }
-  ~NewFolder() {
-    std::error_code ec;
-    if (made_) fs::remove(path_, ec);  // only when empty
-  }
-
- private:
-  std::string path_;
-  bool made_ = false;
-};
-
-class Log {
- public:
-  Log(const std::string& path, bool append) : path_(path) {
-    if (append) drop_torn_line();
-    file_.open(path, append ? std::ios::app : std::ios::trunc);
-    check(file_.is_open(), "{}: cannot be written", path);
-  }
-  void line(const Json& j) {
-    file_ << j.dump() << '\n' << std::flush;
-    check(file_.good(), "{}: cannot be written: is the disk full?", path_);
-  }
-
- private:
-  // A killed run may have left half a line.
-  void drop_torn_line() {
-    if (!fs::exists(path_)) return;
-    std::string text = read_file(path_);
-    if (size_t whole = text.rfind('\n') + 1; whole != text.size()) fs::resize_file(path_, whole);
-  }
-
-  std::ofstream file_;
-  std::string path_;
-};
-
-// True for a new or empty folder, and for what a run leaves that ended before its first checkpoint.
-bool holds_no_result(const std::string& dir) {
-  if (!fs::exists(dir)) return true;
-  for (const auto& e : fs::directory_iterator(dir))
-    if (e.path().filename() != "log.jsonl" && e.path().filename() != "run.yaml") return false;
-  return true;
+// What a step writes to log.jsonl.
+Json log_line(const StepLog& s, const TrainOptions& opt) {
+  auto digits = [](double v, int n) { return Json::parse(fmt::format("{:.{}g}", v, n)); };
+  Json j{{"step", s.step},
+         {"loss", digits(s.loss, 9)},
+         {"tokens", s.tokens},
+         {"trained_tokens", s.trained_tokens},
+         {"tokens_per_s", static_cast<double>(s.tokens) / s.seconds},
+         {"grad_norm", s.grad_norm},
+         {"lr", s.lr},
+         {"peak_bytes", peak_bytes()},
+         {"seconds", s.seconds}};
+  if (opt.aux_alpha != 0) j["aux_loss"] = digits(s.aux, 9);
+  for (const auto& [layer, tokens] : s.load) j["load_cv"].push_back(digits(load_cv(tokens), 4));
+  return j;
 }
 
 void run(const Args& a) {
   const std::string &out = a.required("out"), &data = a.required("data");
   if (!a.given("eval-data")) a.no_effect_unless(false, "eval-every", "there is no --eval-data");
+  a.no_effect_unless(a.num("save-every") > 0, "keep-checkpoints", "there is no --save-every");
   check(!is_run_checkpoint(a.str("MODEL")),
         "{}: is a checkpoint of a run: --resume --out RUN goes on with it", a.str("MODEL"));
   TrainOptions opt = train_options(a);
@@ -163,43 +138,25 @@ void run(const Args& a) {
   std::string expert_cfg;
   LoraOptions lora = choose_what_trains(a, *model, expert_cfg);
   check_balance_loss(a, *model);
-  bool is_lora = a.str("method") == "lora", full = a.str("method") == "full";
+  if (opt.loss_offset = constant_of_authors(a, *model); opt.loss_offset > 0) opt.aux_alpha = 0;
+  const std::string& method = a.str("method");
+  bool is_lora = method == "lora" || method == "pesc", full = method == "full";
   for (const auto& [name, dir] : replaced) {
     check(full || is_lora || model->params.at(name).trainable,
           "--adapter {}: its {} is not among what --experts trains, so the new adapter would not "
           "hold it: merge it first, or select its experts too",
           dir, name);
     if (is_lora && !a.on("quiet"))
-      note("the LoRA adapter will be one for {} with {}: name both where it is used\n",
-           a.str("MODEL"), dir);
+      note("the adapter will be one for {} with {}: name both where it is used\n", a.str("MODEL"),
+           dir);
     if (is_lora) break;
   }
   sweep_leftovers(out);
   check(!fs::exists(out) || fs::is_directory(out), "{}: is no folder", out);
   check(a.on("resume") || holds_no_result(out),
         "{}: is not empty (--resume goes on from a checkpoint in it; else name a new folder)", out);
-  int64_t truncated = 0, eval_truncated = 0;
-  std::vector<TrainRow> rows = pack(load_examples(a, data, tok), packing_of(a), a.num("seq"),
-                                    tok.eos(), pack_seed_of(a), truncated),
-                        eval_rows;
-  if (truncated > 0)
-    note("{}: {} examples were cut: rows hold --seq {} tokens\n", data, truncated, a.num("seq"));
-  // A row of which nothing trains (its answer was cut off, or every label is -100) would end a step
-  // of its own; it is left out before the first one.
-  const size_t all_rows = rows.size();
-  std::erase_if(rows, [](const TrainRow& r) {
-    return std::none_of(r.labels.begin() + 1, r.labels.end(), [](int32_t l) { return l >= 0; });
-  });
-  check(!rows.empty(), "{}: no row has a trained token within --seq {} tokens", data, a.num("seq"));
-  if (rows.size() < all_rows)
-    note("{}: {} of {} rows have no trained token (cut at --seq {}, or masked); left out\n", data,
-         all_rows - rows.size(), all_rows, a.num("seq"));
-  if (a.given("eval-data"))
-    eval_rows = pack(load_examples(a, a.str("eval-data"), tok), Packing::kDocuments, a.num("seq"),
-                     tok.eos(), 0, eval_truncated);
-  if (eval_truncated > 0)
-    note("{}: {} examples were cut: rows hold --seq {} tokens\n", a.str("eval-data"),
-         eval_truncated, a.num("seq"));
+  std::vector<TrainRow> rows = training_rows(a, data, tok), eval_rows;
+  if (a.given("eval-data")) eval_rows = evaluation_rows(a, a.str("eval-data"), tok);
   for (const auto* set : {&rows, &eval_rows})
     check(longest_document(*set) <= model->config.max_positions,
           "{}: max_position_embeddings is {}, the longest document has {} tokens: lower --seq {}",
@@ -245,15 +202,7 @@ void run(const Args& a) {
   };
   bool stopped = false;
   train(ctx, *model, rows, opt, done, [&](const StepLog& s) {
-    Json j{{"step", s.step},
-           {"loss", Json::parse(fmt::format("{:.9g}", s.loss))},
-           {"tokens", s.tokens},
-           {"trained_tokens", s.trained_tokens},
-           {"tokens_per_s", static_cast<double>(s.tokens) / s.seconds},
-           {"grad_norm", s.grad_norm},
-           {"lr", s.lr},
-           {"peak_bytes", peak_bytes()},
-           {"seconds", s.seconds}};
+    Json j = log_line(s, opt);
     if (!eval_rows.empty() && (s.step % a.num("eval-every") == 0 || s.step == opt.steps))
       j["eval_loss"] = evaluate_loss(ctx, *model, eval_rows, 1);
     log.line(j);

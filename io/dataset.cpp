@@ -112,6 +112,12 @@ Row parse_text(const Json& j, const std::string& where) {
     check(any, "{}: no message of role assistant", where);
     return r;
   }
+  // PESC: a row is a text for pre-training when its corpus says anything, else a conversation.
+  const bool other = j.contains("text") || j.contains("prompt") || j.contains("input_ids");
+  if (j.contains("corpus") && !other) {
+    r.text = get_or<std::string>(j, "corpus", "", where);
+    if (!r.text.empty()) return r;
+  }
   if (j.contains("conversation")) {
     std::string system = get_or<std::string>(j, "instruction", "", where);  // null and "" are none
     if (!system.empty()) r.messages.push_back({"system", system, false});
@@ -137,8 +143,8 @@ Row parse_text(const Json& j, const std::string& where) {
     return r;
   }
   check(j.contains("text"),
-        "{}: the row has none of messages, conversation, prompt + completion, text, input_ids + "
-        "labels",
+        "{}: the row has none of messages, conversation, corpus, prompt + completion, text, "
+        "input_ids + labels",
         where);
   r.text = text_of(j, "text", where);
   return r;

@@ -17,7 +17,9 @@
 #include "model/esft.h"
 #include "model/family.h"
 #include "model/gguf.h"
+#include "model/names.h"
 #include "model/peft.h"
+#include "model/pesc_adapter.h"
 
 namespace sutor {
 namespace fs = std::filesystem;
@@ -63,7 +65,12 @@ void copy_side_files(const std::string& from, const std::string& dir) {
 void write_adapter(const std::string& dir, Model& model, const std::string& base,
                    const std::string& expert_cfg, const LoraOptions* lora) {
   AtomicFolder folder(dir);
-  if (lora) {
+  const std::vector<Param*> trained = model.params.trainable();
+  const bool adapters = std::any_of(trained.begin(), trained.end(),
+                                    [](const Param* p) { return role_of(p->name).adapter; });
+  if (lora && adapters) {
+    write_pesc(folder.dir(), model, base, *lora);
+  } else if (lora) {
     write_peft(folder.dir(), model, base, *lora);
   } else {
     NamedTensors tensors;
@@ -119,6 +126,9 @@ void replace_tensor(Model& model, const std::string& name, const Tensor& t, cons
 
 void load_adapter(Model& model, const std::string& dir, Replaced* replaced) {
   check(fs::is_directory(dir), "adapter {}: no such folder", dir);
+  if (is_pesc_adapter(dir)) return load_pesc(model, dir, replaced);
+  check(!is_pesc_adapter(dir + "/.."),
+        "adapter {}: is the LoRA alone of a PESC adapter: name the folder around it", dir);
   if (fs::exists(dir + "/adapter_config.json")) return load_peft(model, dir, replaced);
   if (std::string config = dir + "/config.json";
       fs::exists(config)) {  // of the model it was made on

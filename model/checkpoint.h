@@ -11,7 +11,8 @@
 namespace sutor {
 
 // Trained tensors only. ESFT: model.safetensors with keys as in the base, plus expert_cfg (the text
-// of expert_cfg.json) when given. LoRA: PEFT's adapter_config.json and adapter_model.safetensors.
+// of expert_cfg.json) when given. LoRA: PEFT's adapter_config.json and adapter_model.safetensors;
+// where routers and adapters trained too, PESC's folder (model/pesc_adapter.h).
 void write_adapter(const std::string& dir, Model& model, const std::string& base,
                    const std::string& expert_cfg, const LoraOptions* lora);
 
@@ -26,10 +27,9 @@ void write_model(const std::string& dir, Model& model, const std::string& base,
 void copy_side_files(const std::string& from, const std::string& dir);
 
 // Puts an adapter folder into the model: an ESFT partial checkpoint (keys with or without the
-// leading "model."; what expert_cfg.json names, if there) or a PEFT LoRA. Throws when a key, shape,
-// type or expert does not belong to this
-// model.
-// `replaced` is handed on from adapter to adapter: two for the same tensor are an error.
+// leading "model."; what expert_cfg.json names, if there), a PEFT LoRA or a PESC adapter. Throws
+// when a key, shape, type or expert does not belong to this model. `replaced` is handed on from
+// adapter to adapter: two for the same tensor are an error.
 using Replaced = std::map<std::string, std::string>;  // tensor -> folder of the adapter
 void load_adapter(Model& model, const std::string& dir, Replaced* replaced = nullptr);
 // Puts tensor `key` of the adapter `dir` in place of the parameter `name`.

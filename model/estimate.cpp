@@ -253,7 +253,7 @@ std::unique_ptr<Model> dry_model(const std::string& folder_or_config, DType fall
 Estimate estimate_training(Model& model, const std::vector<Batch>& micro,
                            const EstimateOptions& opt) {
   static const Backend backend = make_dry_backend();
-  Ctx ctx{&backend, opt.compute};
+  Ctx ctx{&backend, opt.compute, 1};  // with dropout
   DryRun dry;
   Estimate e;
   for (Param& p : model.params.all()) {

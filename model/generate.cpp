@@ -49,6 +49,14 @@ int32_t Sampler::operator()(float* logits, int64_t V, const std::vector<int32_t>
 
 namespace {
 
+void check_finite(const float* logits, int64_t V, int32_t id, size_t at) {
+  for (int64_t i = 0; i < V; ++i)
+    check(std::isfinite(logits[i]),
+          "the logits after token {} (id {}) are not finite: are there NaN or Inf among the "
+          "model's weights?",
+          at, id);
+}
+
 std::vector<std::pair<int32_t, double>> top_logprobs(const float* logits, int64_t V, int64_t n,
                                                      double& log_sum) {
   double top = *std::max_element(logits, logits + V), sum = 0;
@@ -67,10 +75,33 @@ std::vector<std::pair<int32_t, double>> top_logprobs(const float* logits, int64_
 
 }  // namespace
 
+namespace {
+
+// Room for `capacity` tokens, and what the prompt shares with the cached ids kept: at least its
+// last token is to be read again, for its logits.
+void prepare(const Model& model, KvSession& s, const std::vector<int32_t>& prompt,
+             int64_t capacity) {
+  auto same = std::mismatch(prompt.begin(), prompt.end(), s.ids.begin(), s.ids.end()).first;
+  const int64_t keep = std::min<int64_t>(same - prompt.begin(), std::ssize(prompt) - 1);
+  if (s.cache.capacity < capacity) {
+    KvCache larger = model.make_cache(std::max(capacity, 2 * s.cache.capacity));
+    for (size_t i = 0; i < s.cache.layers.size(); ++i)
+      for (auto [from, to] : {std::pair(&s.cache.layers[i].k, &larger.layers[i].k),
+                              {&s.cache.layers[i].v, &larger.layers[i].v}}) {
+        const int64_t rows = from->rows() / s.cache.capacity * keep;
+        if (rows > 0) copy_into(to->slice(0, rows), from->slice(0, rows));
+      }
+    s.cache = std::move(larger);
+  }
+  s.cache.length = keep;
+}
+
+}  // namespace
+
 Generation generate(Ctx& ctx, Model& model, const std::vector<int32_t>& prompt, int64_t max_tokens,
                     const std::vector<int32_t>& eos, const SampleOptions& opt,
-                    const std::function<bool(int32_t)>& on_token,
-                    const std::vector<int32_t>& draft) {
+                    const std::function<bool(int32_t)>& on_token, const std::vector<int32_t>& draft,
+                    KvSession* session) {
   // Rows that still take the dot-product path (engine/cpu/gemm.h), whose sums depend on no other
   // row; keys and values expanded per head (LoRA on kv_b) do so from this many cached tokens on.
   constexpr int64_t kTogether = 4;
@@ -86,9 +117,14 @@ Generation generate(Ctx& ctx, Model& model, const std::vector<int32_t>& prompt, 
   auto ends = [&eos](int32_t id) { return std::find(eos.begin(), eos.end(), id) != eos.end(); };
   Generation g;
   Sampler sample(opt);
-  KvCache cache = model.make_cache(static_cast<int64_t>(prompt.size()) + max_tokens);
+  KvSession own;
+  KvSession& kept = session != nullptr ? *session : own;
+  prepare(model, kept, prompt, std::ssize(prompt) + max_tokens);
+  KvCache& cache = kept.cache;
   auto begin = Clock::now();
-  Tensor logits = logits_of(ctx, model, model.extend(ctx, cache, prompt, 1));
+  const std::vector<int32_t> unread(prompt.begin() + cache.length, prompt.end());
+  kept.ids.clear();  // until all of it is read
+  Tensor logits = logits_of(ctx, model, model.extend(ctx, cache, unread, 1));
   g.prefill_seconds = since(begin);
   begin = Clock::now();
   std::vector<int32_t> seen = prompt, fed{prompt.back()};  // logits row i follows fed[i]
@@ -96,6 +132,7 @@ Generation generate(Ctx& ctx, Model& model, const std::vector<int32_t>& prompt, 
   bool on_draft = true;
   while (static_cast<int64_t>(g.ids.size()) < max_tokens) {
     float* row = logits.row(static_cast<int64_t>(at));
+    check_finite(row, logits.cols(), seen.back(), seen.size());
     TokenLogprobs told;
     std::vector<float> raw;  // the sampler changes the row in place
     double log_sum = 0;
@@ -137,6 +174,10 @@ Generation generate(Ctx& ctx, Model& model, const std::vector<int32_t>& prompt, 
     logits = logits_of(ctx, model, model.extend(ctx, cache, fed, static_cast<int64_t>(fed.size())));
   }
   g.decode_seconds = since(begin);
+  // Guessed tokens may still be in the cache behind the last that was drawn.
+  kept.ids = std::move(seen);
+  cache.length = std::min(cache.length, std::ssize(kept.ids));
+  kept.ids.resize(static_cast<size_t>(cache.length));
   return g;
 }
 

@@ -37,6 +37,13 @@ struct Generation {
   int64_t decode_tokens = 0;
 };
 
+// Keys and values kept between calls: of a next prompt that begins with the same ids only the rest
+// is read.
+struct KvSession {
+  KvCache cache;
+  std::vector<int32_t> ids;  // those that the cache holds
+};
+
 // on_token(id) is called for each new token and returns false to stop there. `draft` guesses the
 // continuation: while it is right, up to four of its tokens go through the model together. That
 // changes the time and nothing else: for so few rows every kernel computes each row as if alone,
@@ -44,7 +51,7 @@ struct Generation {
 Generation generate(Ctx& ctx, Model& model, const std::vector<int32_t>& prompt, int64_t max_tokens,
                     const std::vector<int32_t>& eos, const SampleOptions& opt,
                     const std::function<bool(int32_t)>& on_token = {},
-                    const std::vector<int32_t>& draft = {});
+                    const std::vector<int32_t>& draft = {}, KvSession* session = nullptr);
 
 // Logits [n,V] of hidden states [n,H].
 Tensor logits_of(Ctx& ctx, const Model& model, const Tensor& hidden);

@@ -43,7 +43,8 @@ int add_lora(Model& model, const LoraOptions& opt, uint64_t seed) {
                                 random(module + ".lora_A.weight", {opt.rank, K}));
     Param& b = model.params.add(module + ".lora_B.weight", zeros({N, opt.rank}));
     a.trainable = b.trainable = true;
-    p->lora = Lora{&a, &b, static_cast<float>(opt.alpha / static_cast<double>(opt.rank))};
+    p->lora = Lora{&a, &b, static_cast<float>(opt.alpha / static_cast<double>(opt.rank)),
+                   static_cast<float>(opt.dropout)};
   }
   return static_cast<int>(chosen.size());
 }

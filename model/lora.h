@@ -11,6 +11,7 @@ struct LoraOptions {
   double alpha = 16;                 // scale = alpha / rank
   std::vector<std::string> targets;  // globs over parameter names without ".weight"; empty: every
                                      // linear but embeddings and head
+  double dropout = 0;                // of what A sees, in training
 };
 
 // Whether a parameter is a linear that a forward pass runs with a LoRA beside it: a matrix, but no

@@ -98,9 +98,7 @@ class Loader {
       module.resize(module.size() - std::strlen(".base_layer"));
     bool saved = false;
     for (const std::string& m : config_.modules_to_save)
-      if (module == m || module.ends_with("." + m) ||
-          module.find("." + m + ".") != std::string::npos || module.starts_with(m + "."))
-        saved_.insert(m), saved = true;
+      if (PeftConfig::is_saved_by(m, module)) saved_.insert(m), saved = true;
     check(saved || is_head_or_embedding(module) || (config_.bias != "none" && leaf == "bias"),
           "{}: tensor {} is no LoRA factor, and modules_to_save does not name {}", dir_, key,
           module);
@@ -330,7 +328,9 @@ void load_peft(Model& model, const std::string& dir, Replaced* replaced) {
 void write_peft(const std::string& dir, Model& model, const std::string& base,
                 const LoraOptions& lora) {
   NamedTensors tensors;
-  for (Param* p : model.params.trainable()) tensors.emplace_back(kPeft + p->name, p->value);
+  for (Param* p : model.params.trainable())
+    if (p->name.find(".lora_") != std::string::npos)
+      tensors.emplace_back(kPeft + p->name, p->value);
   check(!tensors.empty(), "{}: nothing was trained", dir);
   // The last names, where all linears of those names carry factors; else whole paths.
   std::vector<std::string> last, whole;
@@ -349,7 +349,7 @@ void write_peft(const std::string& dir, Model& model, const std::string& base,
          {"base_model_name_or_path", named(base)},
          {"r", lora.rank},
          {"lora_alpha", lora.alpha},
-         {"lora_dropout", 0.0},
+         {"lora_dropout", lora.dropout},
          {"target_modules", all ? last : whole},
          {"bias", "none"},
          {"fan_in_fan_out", false},

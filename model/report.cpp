@@ -5,67 +5,13 @@
 #include <numeric>
 #include <set>
 
-#include "io/svg.h"
 #include "model/report_data.h"
+#include "model/report_html.h"
 
 namespace sutor {
 namespace {
 
 constexpr int kShared = 6;  // the top experts compared between tasks: the paper's Fig. 3
-
-// ---- pieces of the page ----
-
-std::string note(const std::string& what) {
-  return "<p class=\"note\">" + escape_xml(what) + "</p>\n";
-}
-std::string figure(const std::string& svg, const std::string& caption) {
-  return "<figure>\n" + svg + "<figcaption>" + escape_xml(caption) + "</figcaption>\n</figure>\n";
-}
-
-std::string missing(const std::vector<ReportRun>& runs, const char* file, auto has) {
-  std::string names;
-  for (const ReportRun& r : runs)
-    if (!has(r)) names += (names.empty() ? "" : ", ") + r.name;
-  return names.empty() ? "" : note(fmt::format("Left out (no {}): {}.", file, names));
-}
-
-std::string number(double v) { return fmt::format("{:.4g}", v); }
-
-std::string thousands(double v) {
-  std::string s = fmt::format("{:.0f}", std::abs(v));
-  for (int i = static_cast<int>(s.size()) - 3; i > 0; i -= 3)
-    s.insert(static_cast<size_t>(i), "\u202f");
-  return (v < 0 ? "\u2212" : "") + s;
-}
-
-std::string bytes_text(double v) {
-  const char* unit[] = {"B", "KiB", "MiB", "GiB", "TiB"};
-  int u = 0;
-  for (; u < 4 && std::abs(v) >= 1024; ++u) v /= 1024;
-  return fmt::format("{:.{}f} {}", v, u > 0 ? 1 : 0, unit[u]);
-}
-
-struct Cell {
-  std::string text;
-  bool left = false;
-};
-
-std::string table(const std::vector<std::string>& head,
-                  const std::vector<std::vector<Cell>>& rows) {
-  std::string s = "<div class=\"scroll\"><table>\n<thead><tr>";
-  for (size_t i = 0; i < head.size(); ++i)
-    s += fmt::format("<th{}>{}</th>", i == 0 ? " class=\"left\"" : "", escape_xml(head[i]));
-  s += "</tr></thead>\n<tbody>\n";
-  for (const auto& row : rows) {
-    s += "<tr>";
-    for (const Cell& c : row)
-      s += fmt::format("<td{}>{}</td>", c.left ? " class=\"left\"" : "", escape_xml(c.text));
-    s += "</tr>\n";
-  }
-  return s + "</tbody>\n</table></div>\n";
-}
-
-// ---- sections ----
 
 std::string before_after(const std::vector<ReportRun>& runs) {
   std::string s;
@@ -128,32 +74,46 @@ std::string before_after(const std::vector<ReportRun>& runs) {
                                   [](const ReportRun& r) { return r.results.has_value(); }));
 }
 
-std::string loss_curves(const std::vector<ReportRun>& runs) {
-  LineChart train{"Training loss", "step", "loss per trained token", {}, false},
-      eval{"Evaluation loss", "step", "loss per trained token", {}, false};
-  std::string notes;
-  int color = -1;
-  for (const ReportRun& r : runs) {
-    ++color;
-    if (!r.log) continue;
-    if (!r.log->note.empty()) notes += note(r.name + ": " + r.log->note + ".");
-    if (!r.log->loss.empty())
-      train.lines.push_back(
-          {r.name, {r.log->loss.begin(), r.log->loss.end()}, {}, color, color >= 8, false});
-    if (!r.log->eval.empty())
-      eval.lines.push_back(
-          {r.name, {r.log->eval.begin(), r.log->eval.end()}, {}, color, color >= 8, false});
+using Curve = std::map<int64_t, double>;
+
+// One value of every log, by step; empty where no log has it.
+std::string curves(const std::vector<ReportRun>& runs, const char* title, const char* y,
+                   Curve TrainLog::*member, const char* caption) {
+  LineChart chart{title, "step", y, {}, false};
+  for (size_t i = 0; i < runs.size(); ++i) {
+    if (!runs[i].log || ((*runs[i].log).*member).empty()) continue;
+    const Curve& line = (*runs[i].log).*member;
+    int color = static_cast<int>(i);
+    chart.lines.push_back({runs[i].name, {line.begin(), line.end()}, {}, color, color >= 8, false});
   }
-  std::string s;
-  if (!train.lines.empty()) s += figure(draw(train), "Mean loss of the step's trained tokens.");
-  if (!eval.lines.empty())
-    s += figure(draw(eval), "The same on the held-out data.");
-  else if (!s.empty())
-    s += note("No log has evaluations (train --eval-data).");
-  if (s.empty()) return note("No log.jsonl with steps in any folder.") + notes;
+  return chart.lines.empty() ? "" : figure(draw(chart), caption);
+}
+
+std::string loss_curves(const std::vector<ReportRun>& runs) {
+  std::string notes;
+  for (const ReportRun& r : runs)
+    if (r.log && !r.log->note.empty()) notes += note(r.name + ": " + r.log->note + ".");
+  const char* unit = "loss per trained token";
+  std::string s = curves(runs, "Training loss", unit, &TrainLog::loss,
+                         "Mean loss of the step's trained tokens."),
+              eval = curves(runs, "Evaluation loss", unit, &TrainLog::eval,
+                            "The same on the held-out data.");
+  if (s.empty() && eval.empty()) return note("No log.jsonl with steps in any folder.") + notes;
+  s += eval.empty() ? note("No log has evaluations (train --eval-data).") : eval;
   return s + notes + missing(runs, "steps in log.jsonl", [](const ReportRun& r) {
            return r.log && !(r.log->loss.empty() && r.log->eval.empty());
          });
+}
+
+// Only where a log has something: dense models have no experts.
+std::string expert_load(const std::vector<ReportRun>& runs) {
+  std::string s = curves(
+      runs, "Unevenness of the experts' load", "standard deviation / mean", &TrainLog::load_cv,
+      "Tokens sent to each expert in a step, mean of the layers; 0: every expert "
+      "has as many.");
+  s += curves(runs, "Balance loss", "balance loss", &TrainLog::aux,
+              "Of runs with --aux-loss, before its weight.");
+  return s.empty() ? "" : "<h2>Expert load</h2>\n" + s;
 }
 
 std::vector<double> sorted_share(std::vector<double> v) {
@@ -385,7 +345,7 @@ std::string make_report(const std::vector<std::string>& dirs) {
   std::string s = kHead + fmt::format("<p class=\"sub\">{} folder{}: {}</p>\n", dirs.size(),
                                       dirs.size() == 1 ? "" : "s", escape_xml(list));
   s += "<h2>Before and after</h2>\n" + before_after(runs);
-  s += "<h2>Loss</h2>\n" + loss_curves(runs);
+  s += "<h2>Loss</h2>\n" + loss_curves(runs) + expert_load(runs);
   s += "<h2>Expert scores</h2>\n" + concentration(runs);
   s += "<h2>Experts trained</h2>\n" + trained(runs);
   s += "<h2>Overlap between tasks</h2>\n" + overlap(runs);

@@ -30,6 +30,17 @@ TrainLog read_log(const std::string& path) {
     int64_t step = get<int64_t>(j, "step", where);
     // A loss that was not finite is written as null.
     if (j.contains("loss")) log.loss[step] = get_or<double>(j, "loss", kNoValue, where);
+    if (j.contains("aux_loss")) log.aux[step] = get_or<double>(j, "aux_loss", kNoValue, where);
+    if (j.contains("load_cv")) {
+      const Json& layers = j["load_cv"];
+      check(layers.is_array() && !layers.empty() &&
+                std::all_of(layers.begin(), layers.end(),
+                            [](const Json& v) { return v.is_number(); }),
+            "{}: load_cv is no list of numbers", where);
+      double sum = 0;
+      for (const Json& v : layers) sum += v.get<double>();
+      log.load_cv[step] = sum / static_cast<double>(layers.size());
+    }
     if (j.contains("eval_loss")) log.eval[step] = get_or<double>(j, "eval_loss", kNoValue, where);
   }
   return log;

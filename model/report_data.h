@@ -16,7 +16,8 @@ namespace sutor {
 constexpr double kNoValue = std::numeric_limits<double>::quiet_NaN();  // a value that is not there
 
 struct TrainLog {
-  std::map<int64_t, double> loss, eval;  // by step: after a resume the later line counts
+  // By step: after a resume the later line counts. load_cv: mean of the layers.
+  std::map<int64_t, double> loss, eval, aux, load_cv;
   std::string note;
 };
 

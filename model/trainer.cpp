@@ -30,6 +30,22 @@ Batch batch_of(const std::vector<TrainRow>& rows, const std::vector<int64_t>& wh
   return make_batch(ids, labels, starts);
 }
 
+// Dropout is on while a micro-batch goes forward and backward, with masks of its own that depend on
+// the run's seed and its number alone: so the same after a resume, and when a block is recomputed.
+class DropoutOn {
+ public:
+  DropoutOn(Ctx& ctx, uint64_t seed, int64_t micro_batch) : ctx_(ctx) {
+    constexpr uint64_t kStream = 0x64726f706f757421;  // apart from the order of the rows
+    ctx_.dropout = mix(mix(seed ^ kStream) ^ static_cast<uint64_t>(micro_batch)) | 1;
+  }
+  DropoutOn(const DropoutOn&) = delete;
+  DropoutOn& operator=(const DropoutOn&) = delete;
+  ~DropoutOn() { ctx_.dropout = 0; }
+
+ private:
+  Ctx& ctx_;
+};
+
 int64_t trained(const Batch& b) {
   int64_t n = 0;
   for (int64_t t = 0; t < b.targets.numel(); ++t) n += b.targets.i32()[t] >= 0;
@@ -53,11 +69,11 @@ void train(Ctx& ctx, Model& model, const std::vector<TrainRow>& rows, const Trai
   check(!rows.empty(), "no rows to train on");
   std::vector<Param*> params = model.params.trainable();
   check(!params.empty(), "nothing is trainable");
-  Trace none;
   for (int64_t s = done; s < opt.steps; ++s) {
     auto begin = std::chrono::steady_clock::now();
-    StepLog log{s + 1, 0, 0, 0, 0, learning_rate(opt.schedule, opt.lr, s, opt.steps, opt.warmup),
-                0};
+    StepLog log{};
+    log.step = s + 1;
+    log.lr = learning_rate(opt.schedule, opt.lr, s, opt.steps, opt.warmup);
     std::vector<Batch> micro;
     for (int64_t a = 0; a < opt.grad_accum; ++a) {
       micro.push_back(batch_of(rows, rows_at((s * opt.grad_accum + a) * opt.batch, opt.batch,
@@ -68,22 +84,29 @@ void train(Ctx& ctx, Model& model, const std::vector<TrainRow>& rows, const Trai
     check(log.trained_tokens > 0, "step {}: none of its {} tokens is trained (all labels are -100)",
           s + 1, log.tokens);
     model.params.zero_grads();
-    for (const Batch& b : micro) {
+    for (int64_t a = 0; a < opt.grad_accum; ++a) {
+      const Batch& b = micro[static_cast<size_t>(a)];
       bool means = opt.mean == LossMean::kMeans;
       int64_t n = means ? std::max<int64_t>(1, trained(b)) * opt.grad_accum : log.trained_tokens;
+      DropoutOn dropout(ctx, opt.seed, s * opt.grad_accum + a);
+      LoadTap tap(log.load);
       Tape tape(ctx, true);
       std::vector<Var> aux;
-      Var x = model.hidden(tape, b, none, opt.aux_alpha != 0 ? &aux : nullptr);
+      Var x = model.hidden(tape, b, tap, opt.aux_alpha != 0 ? &aux : nullptr);
+      tap.stop();  // blocks that are recomputed route again
       Var loss =
           lm_loss(x, model.head(), b.targets, static_cast<float>(1.0 / static_cast<double>(n)));
       log.loss += loss.value.f32()[0];
       std::vector<std::pair<Var, float>> seeds{{loss, 1.0f}};
       // The authors' balance gradient enters once per micro-batch, not divided by the accumulation
       // steps.
-      for (const Var& v : aux)
+      for (const Var& v : aux) {
+        log.aux += v.value.f32()[0] / static_cast<double>(opt.grad_accum);
         seeds.emplace_back(v, static_cast<float>(opt.aux_alpha / (means ? 1 : opt.grad_accum)));
+      }
       tape.backward(seeds);
     }
+    log.loss += opt.loss_offset;
     check(std::isfinite(log.loss), "step {}: the loss is {}", s + 1, log.loss);
     log.grad_norm = grad_norm(params);
     check(std::isfinite(log.grad_norm), "step {}: the gradient norm is {} (the loss is {})", s + 1,

@@ -5,7 +5,7 @@
 #include <functional>
 
 #include "engine/optim.h"
-#include "model/model.h"
+#include "model/expert_load.h"
 
 namespace sutor {
 
@@ -24,6 +24,7 @@ enum class LossMean {
 struct TrainOptions {
   int64_t steps = 100, batch = 1, grad_accum = 1, warmup = 0;
   double lr = 1e-5, clip = 1.0, aux_alpha = 0;  // clip 0: none; aux_alpha 0: no balance loss
+  double loss_offset = 0;  // added to the logged loss: the PESC authors' constant (--aux authors)
   Schedule schedule = Schedule::kConstant;
   AdamWOptions adamw;
   LossMean mean = LossMean::kTokens;
@@ -36,6 +37,8 @@ struct StepLog {
   double loss;
   int64_t tokens, trained_tokens;
   double grad_norm, lr, seconds;
+  double aux = 0;   // the balance loss, unweighted, mean of the micro-batches; 0 where it is off
+  ExpertLoad load;  // of the step's tokens; empty: a dense model
 };
 
 // Row numbers of micro-batch rows `first`.. of the endless stream of epochs; depends on (seed,

@@ -150,6 +150,21 @@ TEST_CASE("report: what is missing is skipped with a note") {
   CHECK(has(page, "no finite values"));
 }
 
+TEST_CASE("report: the experts' load, where a log has it") {
+  std::string on = folder("balanced"), dense = folder("dense");
+  put(on + "/log.jsonl",
+      "{\"step\":1,\"loss\":2,\"aux_loss\":1.5,\"load_cv\":[0.5,1]}\n"
+      "{\"step\":2,\"loss\":1,\"aux_loss\":1.25,\"load_cv\":[0.25,0.5]}\n");
+  put(dense + "/log.jsonl", "{\"step\":1,\"loss\":2}\n");
+  const std::string page = make_report({dense, on});
+  CHECK(malformed(page) == "");
+  for (const char* part : {"<h2>Expert load</h2>", "balanced, 1: 0.75</title>", "Balance loss"})
+    CHECK_MESSAGE(has(page, part), part);
+  CHECK(!has(make_report({dense}), "Expert load"));
+  put(on + "/log.jsonl", "{\"step\":1,\"load_cv\":[\"a\"]}\n");
+  CHECK(has(error_of({on}), "log.jsonl:1: load_cv is no list of numbers"));
+}
+
 TEST_CASE("report: models that differ are not compared; equal folder names are told apart") {
   std::string a = folder("x/run"), b = folder("y/run");
   put(a + "/scores.json", scores_json({{0.5, 0.5}}));

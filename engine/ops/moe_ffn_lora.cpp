@@ -1,8 +1,9 @@
-// moe_ffn where experts carry LoRA: every linear is y = x W^T + s (x A^T) B^T. Experts run side by
-// side, each in one thread over the plain kernels, so the thread count changes no bit. Keeps x, the
-// pre-activations and the [T*K, r] products with A; never a [T*K, H] tensor. As in the fused kernel
-// the gate weight goes to the small side: dB, dA and dW of down take weight * a, so that
-// z = dL/da before the weight is there for dweight = <z, a>. Test: tests/lora.cpp.
+// moe_ffn where experts carry LoRA: every linear is y = x W^T + s (drop(x) A^T) B^T. Experts run
+// side by side, each in one thread over the plain kernels, so the thread count changes no bit.
+// Keeps x, the pre-activations and the [T*K, r] products with A; never a [T*K, H] tensor. As in the
+// fused kernel the gate weight goes to the small side: dB, dA and dW of down take weight * a, so
+// that z = dL/da before the weight is there for dweight = <z, a>. The mask of an expert's dropout
+// is that of its weight's name, for its own rows in their order. Test: tests/lora.cpp.
 #include "engine/dry_run.h"
 #include "engine/ops.h"
 #include "engine/parallel.h"
@@ -12,10 +13,19 @@ namespace {
 
 Tensor grad_of(const Param& p) { return p.trainable ? p.grad : Tensor{}; }
 
+// What A sees of x: in training some elements are dropped, the same when asked again.
+Tensor dropped(Ctx& ctx, const Tensor& x, const Dropout& drop) {
+  if (drop.p == 0) return x;
+  Tensor y = empty(x.shape);
+  ctx.k->dropout_fwd(ctx, y, x, drop);
+  return y;
+}
+
 void forward(Ctx& ctx, const Param& w, Tensor y, Tensor low, const Tensor& x) {
   ctx.k->linear_fwd(ctx, y, x, w.value, {});
   if (!w.lora) return;
-  ctx.k->linear_fwd(ctx, low, x, w.lora->a->value, {});
+  const Dropout drop = dropout_at(ctx, w.lora->dropout, w.name);
+  ctx.k->linear_fwd(ctx, low, dropped(ctx, x, drop), w.lora->a->value, {});
   Tensor more = empty(y.shape);
   ctx.k->linear_fwd(ctx, more, low, w.lora->b->value, {});
   ctx.k->accumulate(ctx, y, more, w.lora->scale);
@@ -28,7 +38,12 @@ void backward(Ctx& ctx, const Param& w, Tensor dx, const Tensor& dy, const Tenso
   Tensor scaled = zeros(dy.shape), dlow = zeros(low.shape);
   ctx.k->accumulate(ctx, scaled, dy, w.lora->scale);
   ctx.k->linear_bwd(ctx, dlow, grad_of(*w.lora->b), {}, scaled, low, w.lora->b->value);
-  ctx.k->linear_bwd(ctx, dx, grad_of(*w.lora->a), {}, dlow, x, w.lora->a->value);
+  const Dropout drop = dropout_at(ctx, w.lora->dropout, w.name);
+  const bool through = drop.p > 0 && dx;
+  Tensor din = through ? zeros(x.shape) : dx;
+  ctx.k->linear_bwd(ctx, din, grad_of(*w.lora->a), {}, dlow, dropped(ctx, x, drop),
+                    w.lora->a->value);
+  if (through) ctx.k->dropout_bwd(ctx, dx, din, drop);
 }
 
 bool trains(const Param& p) {

@@ -1,0 +1,117 @@
+// sutor chat over a pipe: the answers of `generate` on the same conversation, commands, signals.
+#include "apps/sampling_args.h"
+#include "tests/command.h"
+
+using namespace sutor;
+using namespace sutor::test;
+namespace fs = std::filesystem;
+
+namespace {
+
+std::vector<Json> lines_of(const std::string& text) {
+  std::vector<Json> out;
+  for (size_t at = 0, end = 0; (end = text.find('\n', at)) != text.npos; at = end + 1)
+    out.push_back(parse_json(text.substr(at, end - at), "line"));
+  return out;
+}
+
+const std::string kChat = "chat recipes/embedded --threads 1 --dtype f32 --max-tokens 24 ";
+
+}  // namespace
+
+TEST_CASE("chat: each turn answers as generate does with the conversation so far") {
+  if (binary() == nullptr) return;
+  Folder f;
+  const std::string say = f.file("say", "the law\n\nand \\\nmore\n/reset\nthe law\n/exit\nno\n");
+  Result r = run(f, kChat + "--system be-brief --json <" + say);
+  CAPTURE(r.err);
+  REQUIRE(r.code == 0);
+  std::vector<Json> said = lines_of(r.out);
+  REQUIRE(said.size() == 3);
+  CHECK(said[2] == said[0]);
+  Json messages = Json::array(
+      {{{"role", "system"}, {"content", "be-brief"}}, {{"role", "user"}, {"content", "the law"}}});
+  std::string rows = Json{{"messages", messages}}.dump() + "\n";
+  messages.push_back({{"role", "assistant"}, {"content", said[0]["content"]}});
+  messages.push_back({{"role", "user"}, {"content", "and \nmore"}});
+  rows += Json{{"messages", messages}}.dump() + "\n";
+  Result g = run(f, "generate recipes/embedded --threads 1 --dtype f32 --max-tokens 24 --prompts " +
+                        f.file("rows.jsonl", rows));
+  REQUIRE(g.code == 0);
+  std::vector<Json> generated = lines_of(g.out);
+  REQUIRE(generated.size() == 2);
+  for (size_t i : {0, 1}) {
+    CHECK(said[i]["content"] == generated[i]["text"]);
+    CHECK(said[i]["prompt_tokens"] == generated[i]["prompt_tokens"]);
+    CHECK(said[i]["completion_tokens"] == generated[i]["completion_tokens"]);
+  }
+  Result text = run(f, kChat + "--system be-brief --quiet <" + say);
+  CHECK(text.out.starts_with(said[0]["content"].get<std::string>() + "\n"));
+  CHECK(text.err.empty());
+  CHECK(run(f, kChat).out.empty());  // no input
+}
+
+TEST_CASE("chat: a model without a template gets the PESC prompt; wrong use is one line") {
+  if (binary() == nullptr) return;
+  Folder f;
+  fs::copy("tests/goldens/esft_train/model", f / "m");
+  Json config = read_json_file(f / "m/tokenizer_config.json");
+  config.erase("chat_template");
+  f.file("m/tokenizer_config.json", config.dump());
+  const std::string say = f.file("say", "hello\n"),
+                    plain = "chat " + (f / "m") + " --threads 1 --max-tokens 3 --json ";
+  Result r = run(f, plain + "<" + say);
+  CHECK(r.code == 0);
+  CHECK(r.err.find("### Assistant:") != std::string::npos);
+  Result same = run(f, plain + "--format pesc <" + say);
+  CHECK(same.out == r.out);
+  CHECK(same.err.empty());
+  check_one_line(run(f, plain + "--format template <" + say), 1, {"no chat template", "pesc"});
+  check_one_line(run(f, plain + "--date 2024-01-01 <" + say), 2, {"--date"});
+  check_one_line(run(f, plain + "--top-k 3 <" + say), 2, {"--top-k", "greedy"});
+  std::string words;
+  for (int i = 0; i < 20000; ++i) words += "law ";
+  check_one_line(run(f, kChat + "<" + f.file("long", words + "\n")), 1,
+                 {"max_position_embeddings", "/reset"});
+}
+
+TEST_CASE("chat: the first Ctrl-C ends the answer, the second the program") {
+  if (binary() == nullptr) return;
+  Folder f;
+  // Answers of a random model that would not end; a message is sent, and interrupted once or twice.
+  const std::string script = f.file("script", fmt::format(R"(
+mkfifo {0}/in
+"$SUTOR" chat tests/goldens/esft_train/model --threads 1 --quiet --max-tokens 1000000 <{0}/in >{0}/said & pid=$!
+exec 3>{0}/in
+lines() {{ wc -l <{0}/said; }}
+grown() {{ s=$(wc -c <{0}/said); n=0; while [ $(wc -c <{0}/said) -le $((s + 50)) ] && [ $n -lt 200 ]; do sleep 0.05; n=$((n+1)); done; }}
+echo one >&3; grown; kill -INT $pid
+sleep 0.3; kill -0 $pid && echo alive
+echo two >&3; grown; kill -INT $pid; kill -INT $pid
+wait $pid; echo $?)",
+                                                          f.path));
+  const int status =
+      std::system(fmt::format("sh {} >{}/.out 2>{}/.err", script, f.path, f.path).c_str());
+  CHECK(status == 0);
+  CAPTURE(read_file(f / ".err"));
+  CHECK(read_file(f / ".out") == "alive\n130\n");
+}
+
+TEST_CASE("generate: a session reads only what is new, and draws the same tokens") {
+  auto model = load_model("tests/goldens/esft_train/model");
+  Ctx ctx = cpu_context(Compute::kF32);
+  KvSession session;
+  std::vector<int32_t> prompt{5, 6, 7, 8, 9};
+  for (int turn = 0; turn < 4; ++turn) {
+    CAPTURE(turn);
+    Generation alone = generate(ctx, *model, prompt, 12, {}, {}),
+               kept = generate(ctx, *model, prompt, 12, {}, {}, {}, {}, &session);
+    CHECK(kept.ids == alone.ids);
+    CHECK(session.cache.length == std::ssize(session.ids));
+    CHECK(std::ssize(session.ids) == std::ssize(prompt) + 11);
+    prompt.insert(prompt.end(), kept.ids.begin(), kept.ids.end() - (turn == 1 ? 5 : 0));
+    prompt.push_back(turn + 20);
+  }
+  generate(ctx, *model, {5, 6}, 1, {}, {}, {}, {}, &session);  // shorter than what is kept
+  CHECK(session.ids == std::vector<int32_t>{5, 6});
+}
