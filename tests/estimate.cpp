@@ -56,7 +56,14 @@ std::vector<Json> other_configs() {
   Json clipped = shared;
   clipped.update(
       {{"model_type", "olmoe"}, {"intermediate_size", 96}, {"head_dim", 22}, {"clip_qkv", 0.5}});
-  return {shared, clipped};
+  Json adapters{{"model_type", "camelidae"}, {"vocab_size", 4096},
+                {"hidden_size", 128},        {"num_hidden_layers", 3},
+                {"intermediate_size", 352},  {"num_attention_heads", 4},
+                {"num_key_value_heads", 4},  {"adapter_dim", 64},
+                {"num_experts", 8},          {"topk", 2},
+                {"moe_scaling", 1},          {"moe_dtype", "bfloat16"},
+                {"hidden_act", "silu"}};
+  return {shared, clipped, adapters};
 }
 
 struct ConfigFile {
@@ -112,10 +119,14 @@ TEST_CASE("estimate: the dry run allocates what a real step allocates") {
         Setting{"model.layers.2.mlp.experts.*", false, true},
         Setting{"model.layers.1.mlp.experts.*", true, true}, Setting{"*"}, Setting{"*", true},
         Setting{"*", false, false, false, Compute::kF32},
-        Setting{"*", false, false, false, Compute::kBF16, true}, Setting{"", false, false, true}})
+        Setting{"*", false, false, false, Compute::kBF16, true}, Setting{"*adapter*"},
+        Setting{"", false, false, true}})
     for (const Json& json : configs) {
       std::string family = json["model_type"];
       if (family != "deepseek_v2" && (s.recompute || s.balance || s.compute == Compute::kF32))
+        continue;
+      if ((family == "camelidae") != (std::string_view(s.what) == "*adapter*") &&
+          !(s.lora || std::string_view(s.what) == "*"))
         continue;
       ConfigFile config(json);
       CAPTURE(family);
