@@ -40,6 +40,7 @@ void declare(Args& a) {
            {"documents", "none", "esft-compat"});
   default_format(a);
   declare_balance_loss(a);
+  a.choice("optimizer", "as in sutor train", "adamw", {"adamw", "adamw8bit"});
   a.flag("recompute", "keep only block inputs for backward");
   a.integer("ranks", "processes that train together", 1, 1, 1 << 16);
 }
@@ -123,10 +124,10 @@ void run(const Args& a) {
     std::string expert_cfg;
     choose_what_trains(a, *model, expert_cfg);
   }
-  Estimate e =
-      estimate_training(*model, micro,
-                        {ctx.compute, a.on("recompute"),
-                         a.real("aux-loss") != 0 && a.str("aux") == "own", std::move(ids)});
+  Estimate e = estimate_training(
+      *model, micro,
+      {ctx.compute, a.on("recompute"), a.real("aux-loss") != 0 && a.str("aux") == "own",
+       std::move(ids), a.str("optimizer") == "adamw8bit"});
   e.process = process;
   double rate = cpu::measure_gflops(ctx.compute), f32 = cpu::measure_gflops(Compute::kF32),
          step_seconds = 1e-9 / kReached * (e.product_flops / rate + e.attention_flops / f32),

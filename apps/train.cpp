@@ -41,7 +41,8 @@ void declare(Args& a) {
   declare_data(a, true);
   declare_method(a);
   a.string("out", "run folder");
-  a.choice("optimizer", "adamw8bit is not there yet", "adamw", {"adamw", "adamw8bit"});
+  a.choice("optimizer", "adamw8bit: moments in 8 bits, of tensors with 4096 elements and more",
+           "adamw", {"adamw", "adamw8bit"});
   a.integer("steps", "optimiser steps", 100, 1, 1 << 30);
   a.integer("batch", "rows per micro-batch", 1, 1, 1 << 20);
   a.integer("grad-accum", "micro-batches per step", 1, 1, 1 << 20);
@@ -76,8 +77,6 @@ void declare(Args& a) {
 }
 
 TrainOptions train_options(const Args& a) {
-  if (a.str("optimizer") != "adamw")
-    throw UsageError("--optimizer adamw8bit: not there yet; allowed: adamw");
   TrainOptions o;
   o.steps = a.num("steps");
   o.batch = a.num("batch");
@@ -162,7 +161,14 @@ void run(const Args& a) {
     check(longest_document(*set) <= model->config.max_positions,
           "{}: max_position_embeddings is {}, the longest document has {} tokens: lower --seq {}",
           model->config.where, model->config.max_positions, longest_document(*set), a.num("seq"));
-  model->params.prepare_training(ctx.compute);
+  model->params.prepare_training(ctx.compute, true, a.str("optimizer") == "adamw8bit");
+  if (const auto all = model->params.trainable();
+      a.str("optimizer") == "adamw8bit" &&
+      std::none_of(all.begin(), all.end(), [](const Param* p) { return p->m_scale; }))
+    note(
+        "--optimizer adamw8bit: no tensor that trains has {} elements, so their moments stay in "
+        "32 bits\n",
+        ParamStore::kMin8Bit);
   model->recompute = a.on("recompute");
 
   int64_t done = 0, last = 0, trainable = 0;

@@ -172,14 +172,14 @@ inline uint8_t nf4_code(float x) {  // x in [-1, 1]; NaN: 0
   return code;
 }
 
-// The signed dynamic 8-bit map of bitsandbytes' create_dynamic_map(True, 7, 8): for i = 0..6 the
-// means of neighbours of linspace(0.1, 1, 2^i + 1), times 10^(i-6), both signs; 0 and 1. In float32
-// as torch computes it; ascending.
-inline void dynamic_map(float (&map)[256]) {
+// The dynamic 8-bit map of bitsandbytes' create_dynamic_map(signed, 7, 8): for i = 0..6 the means
+// of neighbours of linspace(0.1, 1, 2^i + 1), times 10^(i-6), both signs (unsigned: of twice as
+// many steps, one sign); 0 and 1. In float32 as torch computes it; ascending.
+inline void dynamic_map(float (&map)[256], bool is_signed = true) {
   int n = 0;
   for (int i = 0; i < 7; ++i) {
-    int steps = (1 << i) + 1;
-    float step = 0.9f / static_cast<float>(steps - 1), edge[65];
+    int steps = (is_signed ? 1 << i : 2 << i) + 1;
+    float step = 0.9f / static_cast<float>(steps - 1), edge[129];
     // torch.linspace: from the start in the first half, from the end in the second; fused.
     for (int k = 0; k < steps; ++k)
       edge[k] = k < steps / 2 ? std::fma(step, static_cast<float>(k), 0.1f)
@@ -188,7 +188,7 @@ inline void dynamic_map(float (&map)[256]) {
       float mean = (edge[k] + edge[k + 1]) / 2.0f,
             v = static_cast<float>(std::pow(10.0, i - 6)) * mean;
       map[n++] = v;
-      map[n++] = -v;
+      if (is_signed) map[n++] = -v;
     }
   }
   map[n++] = 0;
