@@ -40,6 +40,7 @@ void declare(Args& a) {
            "template", {"template", "pesc"});
   declare_date(a);
   declare_sampling(a, 512);
+  declare_weights(a);
 }
 
 ChatTemplate template_of(const Args& a, const Tokenizer& tok, bool& pesc) {
@@ -68,6 +69,7 @@ class Conversation {
         chat_(template_of(a, tok_, pesc_)),
         eos_(end_ids(*model_, tok_)),
         opt_(sample_options(a)) {
+    place_weights(a, *model_, a.num("max-tokens"));
     reset();
   }
 
