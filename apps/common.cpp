@@ -26,8 +26,7 @@ std::unique_ptr<Model> open_model(const Args& a, Replaced* replaced) {
   const Compute compute = a.str("dtype") == "f32" ? Compute::kF32 : Compute::kBF16;
   auto model = is_run_checkpoint(folder) ? load_run_checkpoint(folder, compute)
                                          : load_model(folder, compute);
-  for (const std::string& s : model->notices)
-    if (!a.on("quiet")) note("{}\n", s);
+  print_notices(a, *model);
   Replaced own;
   for (const std::string& dir : a.all("adapter"))
     load_adapter(*model, dir, replaced != nullptr ? replaced : &own);
@@ -49,6 +48,11 @@ void place_weights(const Args& a, Model& model, int64_t tokens) {
     if (tokens < kPays || bytes < kSmall || bytes > available_bytes() / 2) return;
   }
   move_to_huge_pages(model);
+}
+
+void print_notices(const Args& a, const Model& model) {
+  for (const std::string& s : model.notices)
+    if (!a.on("quiet")) note("{}\n", s);
 }
 
 void check_model_folder_to_be(const std::string& out) {

@@ -17,6 +17,7 @@ std::unique_ptr<Model> open_model(const Args& a, Replaced* replaced = nullptr);
 // generate up to `tokens`: auto copies the weights into huge pages where that pays and fits.
 void declare_weights(Args& a);
 void place_weights(const Args& a, Model& model, int64_t tokens);
+void print_notices(const Args& a, const Model& model);  // on stderr, unless --quiet
 void print_json(const Json& j);
 // For --out: the folder replaces what stood there, so only nothing, an empty folder or a model
 // folder may stand there; and its parent must be writable.

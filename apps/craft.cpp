@@ -72,7 +72,7 @@ void run(const Args& a) {
     note("{}: has no tokenizer (tokenizer.json, tokenizer.model), so neither has {}\n", base, out);
   Ctx ctx = a.context(), exact = cpu_context(Compute::kF32);
   auto dense = open_model(a);
-  auto model = craft(*dense, opt, out + "/config.json");
+  auto model = craft(*dense, opt, (std::filesystem::path(out) / "config.json").string());
   for (const std::string& s : model->notices)
     if (!a.on("quiet")) note("{}\n", s);
   int64_t parameters = 0, added = 0;

@@ -10,6 +10,7 @@
 #include "apps/common.h"
 #include "apps/data_args.h"
 #include "apps/method_args.h"
+#include "apps/run_checkpoint.h"
 #include "apps/table.h"
 #include "engine/cpu/peaks.h"
 #include "engine/dry_run.h"
@@ -25,7 +26,7 @@ namespace {
 constexpr double kReached = 0.5;
 
 void declare(Args& a) {
-  a.positional("MODEL", "hub folder, or a config.json alone");
+  a.positional("MODEL", "hub folder, a run's checkpoint-N, or a config.json alone");
   a.common();
   declare_data(a, true);
   declare_method(a);
@@ -39,6 +40,7 @@ void declare(Args& a) {
            {"documents", "none", "esft-compat"});
   default_format(a);
   declare_balance_loss(a);
+  a.choice("optimizer", "as in sutor train", "adamw", {"adamw", "adamw8bit"});
   a.flag("recompute", "keep only block inputs for backward");
   a.integer("ranks", "processes that train together", 1, 1, 1 << 16);
 }
@@ -53,13 +55,13 @@ int64_t resident_bytes() {
 }
 
 // One step's micro-batches. Of data: the longest rows first, as a run meets them sooner or later.
-std::vector<Batch> micro_batches(const Args& a, const Config& c, std::vector<int32_t>& all_ids) {
+std::vector<Batch> micro_batches(const Args& a, const std::string& hub, const Config& c,
+                                 std::vector<int32_t>& all_ids) {
   int64_t batch = a.num("batch"), accum = a.num("grad-accum"), seq = a.num("seq");
   std::vector<std::vector<int32_t>> ids, labels, starts;
   if (a.given("data")) {
-    check(fs::is_directory(a.str("MODEL")), "{}: --data needs the tokenizer of a model folder",
-          a.str("MODEL"));
-    Tokenizer tok = Tokenizer::load(a.str("MODEL"));
+    check(fs::is_directory(hub), "{}: --data needs the tokenizer of a model folder", hub);
+    Tokenizer tok = Tokenizer::load(hub);
     int64_t truncated = 0;
     std::vector<TrainRow> rows = pack(load_examples(a, a.str("data"), tok), packing_of(a), seq,
                                       tok.eos(), pack_seed_of(a), truncated);
@@ -97,28 +99,35 @@ std::vector<Batch> micro_batches(const Args& a, const Config& c, std::vector<int
 void run(const Args& a) {
   for (const char* o : {"format", "date", "skip-bad-rows", "packing", "seed"})
     a.no_effect_unless(a.given("data"), o, "there is no --data");
-  a.no_effect_unless(!has_weights(a.str("MODEL")), "weights", "MODEL has weights");
+  const std::string& path = a.str("MODEL");
+  bool checkpoint = is_run_checkpoint(path);
+  a.no_effect_unless(!checkpoint && !has_weights(path), "weights", "MODEL has weights");
   if (a.num("ranks") != 1)
     throw UsageError("--ranks: this binary trains in one process (allowed: 1)");
   Ctx ctx = a.context();
-  bool folder = fs::is_directory(a.str("MODEL"));
-  auto model =
-      dry_model(a.str("MODEL"), a.str("weights") == "F32" ? DType::F32 : DType::BF16, ctx.compute);
-  bool tokenizer = folder && (fs::exists(a.str("MODEL") + "/tokenizer.json") ||
-                              fs::exists(a.str("MODEL") + "/tokenizer.model"));
-  if (tokenizer && !a.given("data")) Tokenizer::load(a.str("MODEL"));  // as a run would
+  const std::string hub = hub_folder(path);
+  std::unique_ptr<Model> model;
+  if (checkpoint) {
+    DryRun dry;
+    model = load_run_checkpoint(path, ctx.compute);
+  } else {
+    model = dry_model(path, a.str("weights") == "F32" ? DType::F32 : DType::BF16, ctx.compute);
+  }
+  print_notices(a, *model);
+  bool tokenizer = fs::exists(hub + "/tokenizer.json") || fs::exists(hub + "/tokenizer.model");
+  if (tokenizer && !a.given("data")) Tokenizer::load(hub);  // as a run would
   std::vector<int32_t> ids;
-  std::vector<Batch> micro = micro_batches(a, model->config, ids);
+  std::vector<Batch> micro = micro_batches(a, hub, model->config, ids);
   int64_t process = resident_bytes();
   {
     DryRun dry;  // LoRA's factors are parameters too
     std::string expert_cfg;
     choose_what_trains(a, *model, expert_cfg);
   }
-  Estimate e =
-      estimate_training(*model, micro,
-                        {ctx.compute, a.on("recompute"),
-                         a.real("aux-loss") != 0 && a.str("aux") == "own", std::move(ids)});
+  Estimate e = estimate_training(
+      *model, micro,
+      {ctx.compute, a.on("recompute"), a.real("aux-loss") != 0 && a.str("aux") == "own",
+       std::move(ids), a.str("optimizer") == "adamw8bit"});
   e.process = process;
   double rate = cpu::measure_gflops(ctx.compute), f32 = cpu::measure_gflops(Compute::kF32),
          step_seconds = 1e-9 / kReached * (e.product_flops / rate + e.attention_flops / f32),

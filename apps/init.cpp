@@ -25,6 +25,7 @@ void run(const Args& a) {
   auto source = random_source(config, static_cast<uint64_t>(a.num("seed")),
                               a.str("weights") == "F32" ? DType::F32 : DType::BF16);
   auto model = make_model(config, source);
+  print_notices(a, *model);
   std::string beside = std::filesystem::path(config.where).parent_path().string();
   write_model(out, *model, beside.empty() ? "." : beside);
   if (!a.on("json")) return;

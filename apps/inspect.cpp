@@ -4,6 +4,7 @@
 
 #include "apps/commands.h"
 #include "apps/common.h"
+#include "apps/run_checkpoint.h"
 #include "engine/dry_run.h"
 #include "io/chat.h"
 #include "io/gguf_tokenizer.h"
@@ -20,7 +21,8 @@ namespace sutor {
 namespace {
 
 void declare(Args& a) {
-  a.positional("PATH", "hub folder or .gguf file, or adapter folder (ESFT, PEFT LoRA)");
+  a.positional("PATH",
+               "hub folder, .gguf file, a run's checkpoint-N, or adapter folder (ESFT, PEFT LoRA)");
   a.choice("dtype", "what the blocks of a .gguf file are unpacked to", "f32", {"bf16", "f32"});
   a.flag("json", "as JSON");
   a.flag("quiet", "no progress on stderr");
@@ -108,7 +110,7 @@ Json tokenizer_of(const std::string& dir) {
 // Unpacks nothing.
 std::unique_ptr<Model> sizes_of(const std::string& path, Compute compute) {
   DryRun dry;
-  return load_model(path, compute);
+  return is_run_checkpoint(path) ? load_run_checkpoint(path, compute) : load_model(path, compute);
 }
 
 void run(const Args& a) {
@@ -117,9 +119,8 @@ void run(const Args& a) {
     return inspect_adapter(path, a.on("json"));
   a.no_effect_unless(is_gguf(path), "dtype", "only a .gguf file is unpacked");
   auto model = sizes_of(path, a.str("dtype") == "f32" ? Compute::kF32 : Compute::kBF16);
-  for (const std::string& s : model->notices)
-    if (!a.on("quiet")) note("{}\n", s);
-  Json tokenizer = tokenizer_of(path);
+  print_notices(a, *model);
+  Json tokenizer = tokenizer_of(hub_folder(path));
   const Config& c = model->config;
   std::map<std::string, int64_t> groups, dtypes;
   int64_t total = 0, bytes = 0;

@@ -63,8 +63,13 @@ void write_raw(const std::string& dir, const std::map<int, std::string>& raw) {
 }
 
 void from_raw(const Args& a) {
+  if (a.given("MODEL"))
+    throw UsageError(
+        fmt::format("{} and --from-raw {}: which of the two? (routing logs are scored "
+                    "without a model)",
+                    a.str("MODEL"), a.str("from-raw")));
   for (const char* o : {"data", "tokens", "seq", "raw-dir", "adapter", "format", "date",
-                        "normalise-gate", "skip-bad-rows", "device", "dtype", "threads", "MODEL"})
+                        "normalise-gate", "skip-bad-rows", "device", "dtype", "threads"})
     a.no_effect_unless(false, o, "--from-raw reads routing logs");
   if (!a.given("top-k") || !a.given("experts"))
     throw UsageError("--from-raw needs --top-k and --experts: the logs do not say them");
@@ -75,6 +80,7 @@ void from_raw(const Args& a) {
 
 void run(const Args& a) {
   const std::string& out = a.required("out");
+  a.no_effect_unless(false, "seed", "nothing is random: rows come in the file's order");
   if (a.given("from-raw")) return from_raw(a);
   for (const char* o : {"top-k", "experts"})
     a.no_effect_unless(false, o, "config.json says it (only --from-raw needs it)");

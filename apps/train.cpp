@@ -41,7 +41,8 @@ void declare(Args& a) {
   declare_data(a, true);
   declare_method(a);
   a.string("out", "run folder");
-  a.choice("optimizer", "adamw8bit is not there yet", "adamw", {"adamw", "adamw8bit"});
+  a.choice("optimizer", "adamw8bit: moments in 8 bits, of tensors with 4096 elements and more",
+           "adamw", {"adamw", "adamw8bit"});
   a.integer("steps", "optimiser steps", 100, 1, 1 << 30);
   a.integer("batch", "rows per micro-batch", 1, 1, 1 << 20);
   a.integer("grad-accum", "micro-batches per step", 1, 1, 1 << 20);
@@ -76,8 +77,6 @@ void declare(Args& a) {
 }
 
 TrainOptions train_options(const Args& a) {
-  if (a.str("optimizer") != "adamw")
-    throw UsageError("--optimizer adamw8bit: not there yet; allowed: adamw");
   TrainOptions o;
   o.steps = a.num("steps");
   o.batch = a.num("batch");
@@ -128,6 +127,7 @@ Json log_line(const StepLog& s, const TrainOptions& opt) {
 void run(const Args& a) {
   const std::string &out = a.required("out"), &data = a.required("data");
   if (!a.given("eval-data")) a.no_effect_unless(false, "eval-every", "there is no --eval-data");
+  a.no_effect_unless(a.num("save-every") > 0, "keep-checkpoints", "there is no --save-every");
   check(!is_run_checkpoint(a.str("MODEL")),
         "{}: is a checkpoint of a run: --resume --out RUN goes on with it", a.str("MODEL"));
   TrainOptions opt = train_options(a);
@@ -161,7 +161,14 @@ void run(const Args& a) {
     check(longest_document(*set) <= model->config.max_positions,
           "{}: max_position_embeddings is {}, the longest document has {} tokens: lower --seq {}",
           model->config.where, model->config.max_positions, longest_document(*set), a.num("seq"));
-  model->params.prepare_training(ctx.compute);
+  model->params.prepare_training(ctx.compute, true, a.str("optimizer") == "adamw8bit");
+  if (const auto all = model->params.trainable();
+      a.str("optimizer") == "adamw8bit" &&
+      std::none_of(all.begin(), all.end(), [](const Param* p) { return p->m_scale; }))
+    note(
+        "--optimizer adamw8bit: no tensor that trains has {} elements, so their moments stay in "
+        "32 bits\n",
+        ParamStore::kMin8Bit);
   model->recompute = a.on("recompute");
 
   int64_t done = 0, last = 0, trainable = 0;

@@ -130,10 +130,11 @@ def measure_train(a):
         step = trainer.training_step
 
         def training_step(*args):
-            losses.append(float(step(*args)))
-            return losses[-1] * trainer.model.parameters().__next__().new_ones(())
+            loss = step(*args)
+            losses.append(float(loss))
+            return loss
         trainer.training_step = training_step
-        trainer.callback_handler.callbacks = [c for c in trainer.callback_handler.callbacks if type(c).__name__ != "SavePeftModelCallback"]
+        trainer.pop_callback(next(c for c in trainer.callback_handler.callbacks if type(c).__name__ == "SavePeftModelCallback"))
         trainer.add_callback(Clock)
         r["trained_parameters"] = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
         r["load_peak_bytes"] = restart_peak()
@@ -205,8 +206,8 @@ def measure_sutor(a):
         out = os.path.join(tmp, "out")
         if a.mode == "train":
             model = file("dense" if dense else "crafted")
-            cmd = ["--method", "lora" if dense else "pesc", "--quantize", "nf4" if nf4 else "none", "--lora-rank", PESC["lora_r"],
-                   "--lora-alpha", PESC["lora_alpha"], "--lora-dropout", 0.1, *([] if dense else ["--adapter-dropout", 0.1]), "--batch", a.batch,
+            cmd = ["--method", "lora" if dense else "pesc", "--quantize", "nf4" if nf4 else "none", "--rank", PESC["lora_r"],
+                   "--alpha", PESC["lora_alpha"], "--lora-dropout", 0.1, *([] if dense else ["--adapter-dropout", 0.1]), "--batch", a.batch,
                    "--grad-accum", a.accum, "--seq", SEQ, "--packing", "none", "--order", "file", "--steps", a.steps, "--lr", 2e-4,
                    "--schedule", "constant", "--weight-decay", 0, "--beta1", 0.9, "--beta2", 0.999, "--clip", 0.3, "--recompute",
                    "--data", file("rows.jsonl"), "--out", out]

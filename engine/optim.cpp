@@ -41,7 +41,11 @@ void adamw(Ctx& ctx, const std::vector<Param*>& params, const AdamWOptions& opt,
   step.bias2 = 1 - std::pow(opt.beta2, static_cast<double>(t));
   for (Param* p : params) {
     step.weight_decay = p->value.shape.size() > 1 ? opt.weight_decay : 0.0;
-    ctx.k->adamw_step(ctx, p->value, p->master, p->m, p->v, p->grad, step);
+    if (p->m.dtype == DType::U8)
+      ctx.k->adamw8bit_step(ctx, p->value, p->master, p->m, p->v, p->m_scale, p->v_scale, p->grad,
+                            step);
+    else
+      ctx.k->adamw_step(ctx, p->value, p->master, p->m, p->v, p->grad, step);
   }
 }
 

@@ -16,7 +16,7 @@ struct AdamWOptions {
 double grad_norm(const std::vector<Param*>& params);
 
 // One step (t counts from 1) at `lr`; gradients are multiplied by grad_scale first. Weight decay is
-// decoupled and applies to matrices only.
+// decoupled and applies to matrices only. Moments in 8 bits where the parameter has them so.
 void adamw(Ctx& ctx, const std::vector<Param*>& params, const AdamWOptions& opt, double lr,
            double grad_scale, int64_t t);
 

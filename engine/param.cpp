@@ -2,6 +2,8 @@
 
 #include <cstring>
 
+#include "engine/ref/adamw8bit.h"
+
 #include "engine/quant.h"
 
 namespace sutor {
@@ -49,7 +51,7 @@ Param& ParamStore::at(const std::string& name) {
 void ParamStore::freeze_all() {
   for (Param& p : params_) {
     p.trainable = false;
-    p.grad = p.master = p.m = p.v = {};
+    p.grad = p.master = p.m = p.v = p.m_scale = p.v_scale = {};
   }
 }
 
@@ -72,7 +74,7 @@ int ParamStore::train(std::string_view glob) {
   return n;
 }
 
-void ParamStore::prepare_training(Compute compute, bool optimizer) {
+void ParamStore::prepare_training(Compute compute, bool optimizer, bool moments_8bit) {
   for (Param& p : params_) {
     if (!p.trainable || p.grad) continue;
     p.value = unpacked(p.value);
@@ -81,8 +83,13 @@ void ParamStore::prepare_training(Compute compute, bool optimizer) {
     p.grad = zeros(p.value.shape);
     if (!optimizer) continue;
     p.master = p.value.dtype == DType::F32 ? p.value : cast(p.value, DType::F32);
-    p.m = zeros(p.value.shape);
-    p.v = zeros(p.value.shape);
+    bool narrow = moments_8bit && p.value.numel() >= kMin8Bit;
+    p.m = zeros(p.value.shape, narrow ? DType::U8 : DType::F32);
+    p.v = zeros(p.value.shape, narrow ? DType::U8 : DType::F32);
+    if (!narrow) continue;
+    int64_t blocks = (p.value.numel() + ref::kMomentBlock - 1) / ref::kMomentBlock;
+    p.m_scale = zeros({blocks});
+    p.v_scale = zeros({blocks});
   }
 }
 

@@ -59,7 +59,9 @@ class ParamStore {
                                      // error
   // Heap copies and gradients for what is marked, and with `optimizer` the masters and moments.
   // Values become F32 when computing in f32 (or when the file is not BF16), else stay BF16.
-  void prepare_training(Compute compute, bool optimizer = true);
+  // moments_8bit: of parameters with kMin8Bit elements and more.
+  void prepare_training(Compute compute, bool optimizer = true, bool moments_8bit = false);
+  static constexpr int64_t kMin8Bit = 4096;  // bitsandbytes' min_8bit_size
   std::vector<Param*> trainable();
   void zero_grads();
 

@@ -108,6 +108,16 @@ void move(const std::string& from, const std::string& to) {
 
 }  // namespace
 
+namespace {
+
+// What git leaves of a large file where git-lfs was not there to fetch it.
+void check_no_pointer(std::string_view text, const std::string& path) {
+  check(!text.starts_with("version https://git-lfs"),
+        "{}: only a git-lfs pointer to the file: fetch it with `git lfs pull` in its folder", path);
+}
+
+}  // namespace
+
 MappedFile::MappedFile(std::string p) : path(std::move(p)) {
   Fd f(path, O_RDONLY, "open");
   struct stat st;
@@ -115,6 +125,9 @@ MappedFile::MappedFile(std::string p) : path(std::move(p)) {
   check(S_ISREG(st.st_mode), "{}: not a regular file", path);
   size = static_cast<size_t>(st.st_size);
   if (size == 0) return;  // mmap refuses empty maps
+  char head[64];
+  if (ssize_t n = pread(f.fd, head, sizeof head, 0); n > 0)
+    check_no_pointer({head, static_cast<size_t>(n)}, path);
   void* p0 = mmap(nullptr, size, PROT_READ, MAP_PRIVATE, f.fd, 0);
   if (p0 == MAP_FAILED) fail_errno(path, "map");
   data = static_cast<const std::byte*>(p0);
@@ -132,10 +145,12 @@ std::string read_file(const std::string& path, size_t max_bytes) {
     ssize_t n = read(f.fd, buf, sizeof buf);
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) fail_errno(path, "read");
-    if (n == 0) return out;
+    if (n == 0) break;
     check(out.size() + n <= max_bytes, "{}: larger than the {} bytes allowed", path, max_bytes);
     out.append(buf, n);
   }
+  check_no_pointer(out, path);
+  return out;
 }
 
 std::string hash_file(const std::string& path) {

@@ -5,15 +5,14 @@
 
 #include <utility>
 
-#include "engine/error.h"
-#include "io/jinja_lexer.h"
+#include "io/jinja_cursor.h"
 
 namespace sutor::jinja {
 namespace {
 
-class Parser {
+class Parser : Cursor {
  public:
-  explicit Parser(std::vector<Token> t) : t_(std::move(t)) {}
+  explicit Parser(std::vector<Token> t) : Cursor(std::move(t)) {}
   std::vector<NodePtr> all() {
     auto out = body({});
     if (cur().kind != Tok::kEnd) bad("block tag without a beginning");
@@ -21,37 +20,6 @@ class Parser {
   }
 
  private:
-  const Token& cur() const { return t_[at_]; }
-  [[noreturn]] void bad(const char* what) const {
-    fail("template line {}: {} at '{}'", cur().line, what, cur().text);
-  }
-  bool is(const char* s) const {
-    return (cur().kind == Tok::kOp || cur().kind == Tok::kName) && cur().text == s;
-  }
-  bool take(const char* s) { return is(s) ? (++at_, true) : false; }
-  void want(const char* s) {
-    if (!take(s)) fail("template line {}: '{}' found, allowed: '{}'", cur().line, cur().text, s);
-  }
-  void want(Tok k) {
-    if (cur().kind != k) bad("unexpected token");
-    ++at_;
-  }
-  std::string ident() {
-    if (cur().kind != Tok::kName) bad("a name is missing");
-    return t_[at_++].text;
-  }
-  NodePtr node(const char* op, std::string name = "") const {
-    auto n = std::make_unique<Node>();
-    n->op = op, n->name = std::move(name), n->line = cur().line;
-    return n;
-  }
-  NodePtr join(const char* op, std::string name, NodePtr a, NodePtr b = nullptr) const {
-    auto n = node(op, std::move(name));
-    n->kids.push_back(std::move(a));
-    if (b) n->kids.push_back(std::move(b));
-    return n;
-  }
-
   std::vector<NodePtr> body(std::initializer_list<const char*> ends) {
     if (++depth_ > 100) bad("blocks nested deeper than 100");
     std::vector<NodePtr> out;
@@ -403,8 +371,6 @@ class Parser {
     return n;
   }
 
-  std::vector<Token> t_;
-  size_t at_ = 0;
   int depth_ = 0, loops_ = 0;
 };
 

@@ -21,25 +21,10 @@ using namespace tok;
 
 namespace {
 constexpr std::string_view kUnderline = "\xE2\x96\x81";  // SentencePiece's visible space
-
-struct Added {
-  std::string content, match;  // what is looked for: normalized when `normalized`
-  int32_t id;
-  bool special, normalized, single_word, lstrip, rstrip;
-};
-struct Section {
-  std::string_view text;
-  int32_t id;  // -1: text
-  size_t at;
-};
-
-bool space_at(std::string_view s, size_t i) { return is_space(next_char(s, i)); }
-bool word_at(std::string_view s, size_t i) { return is_word(next_char(s, i)); }
 }  // namespace
 
 struct Tokenizer::Impl {
-  std::vector<Added> added;
-  std::vector<const Added*> by_byte[2][256];  // [normalized][first byte], longest first
+  AddedTokens added;
   Normalizer normalizer;
   PreTokenizer pre;
   std::unique_ptr<Bpe> bpe;
@@ -74,52 +59,8 @@ struct Tokenizer::Impl {
     put(a.content, a.id, a.special);
     a.match = a.normalized && normalizer ? normalizer(a.content) : a.content;
     if (a.match != a.content) shown[a.id] = a.match;
-    added.push_back(std::move(a));
+    added.list.push_back(std::move(a));
   }
-  void index() {
-    for (const Added& a : added)
-      if (!a.match.empty())
-        by_byte[a.normalized][static_cast<unsigned char>(a.match[0])].push_back(&a);
-    for (auto& t : by_byte)
-      for (auto& l : t)
-        std::stable_sort(l.begin(), l.end(),
-                         [](auto* x, auto* y) { return x->match.size() > y->match.size(); });
-  }
-
-  // Cuts out added tokens, leftmost and longest first.
-  void split(std::string_view s, size_t base, bool normalized, bool parse,
-             std::vector<Section>& out) const {
-    size_t done = 0;
-    auto& table = by_byte[normalized];
-    for (size_t i = 0; i < s.size();) {
-      const Added* hit = nullptr;
-      for (const Added* a : table[static_cast<unsigned char>(s[i])])
-        if (s.substr(i).starts_with(a->match)) {
-          hit = a;
-          break;
-        }
-      if (!hit) {
-        ++i;
-        continue;
-      }
-      size_t b = i, e = i + hit->match.size();
-      i = e;
-      if (hit->special && !parse) continue;
-      if (hit->single_word &&
-          ((b > 0 && word_at(s, char_before(s, b))) || (e < s.size() && word_at(s, e))))
-        continue;
-      if (hit->lstrip)
-        while (b > done && space_at(s, char_before(s, b))) b = char_before(s, b);
-      if (hit->rstrip)
-        while (e < s.size() && space_at(s, e)) next_char(s, e);
-      b = std::max(b, done);
-      if (b > done) out.push_back({s.substr(done, b - done), -1, base + done});
-      out.push_back({{}, hit->id, base + b});
-      done = e, i = std::max(i, e);
-    }
-    if (done < s.size()) out.push_back({s.substr(done), -1, base + done});
-  }
-
   void encode_section(std::string_view s, bool first, std::vector<int32_t>& out) const {
     Pieces p;
     p.list.push_back({s, first});
@@ -188,17 +129,6 @@ struct Tokenizer::Impl {
   void post_processor(const Json& j, const Where& w);
 };
 
-static Added read_added(const Json& j, int32_t id, const Where& w) {
-  return {str(j, "content", w),
-          "",
-          id,
-          bool_or(j, "special", false, w),
-          bool_or(j, "normalized", true, w),
-          bool_or(j, "single_word", false, w),
-          bool_or(j, "lstrip", false, w),
-          bool_or(j, "rstrip", false, w)};
-}
-
 void Tokenizer::Impl::post_processor(const Json& j, const Where& w) {
   if (j.is_null()) return;
   std::string t = type_of(j, w);
@@ -245,7 +175,7 @@ void Tokenizer::Impl::load_json(const Json& j, const std::string& path) {
   for (auto& x : added_tokens) {
     int64_t id = int_or(x, "id", -1, a);
     check(id >= 0 && id < 1 << 24, "{}: {}.id: {} is out of range 0 to 16777215", path, a.key, id);
-    Added token = read_added(x, static_cast<int32_t>(id), a);
+    Added token = AddedTokens::read(x, static_cast<int32_t>(id), a);
     // A token that the model has keeps the model's id, as in the library.
     if (auto it = bpe->vocab.find(token.content); it != bpe->vocab.end()) token.id = it->second;
     add(std::move(token));
@@ -300,7 +230,7 @@ void Tokenizer::Impl::load_config(const Json& j, const std::string& path) {
         check(!k.empty() && k.size() < 8 &&
                   std::all_of(k.begin(), k.end(), [](char c) { return c >= '0' && c <= '9'; }),
               "{}: added_tokens_decoder: '{}' is not an id", path, k);
-        if (Added a = read_added(v, std::stoi(k), w.at("added_tokens_decoder"));
+        if (Added a = AddedTokens::read(v, std::stoi(k), w.at("added_tokens_decoder"));
             !ids.contains(a.content))
           add(a);
       }
@@ -341,7 +271,7 @@ Tokenizer Tokenizer::load(const std::string& folder) {
       fail("{}: neither tokenizer.json nor tokenizer.model is there", folder);
     impl->load_config(std::filesystem::exists(config) ? read_json_file(config) : Json(), config);
   }
-  impl->index();
+  impl->added.index();
   Tokenizer t;
   t.impl_ = std::move(impl);
   return t;
@@ -354,7 +284,7 @@ std::vector<int32_t> Tokenizer::encode(std::string_view raw, bool add_special,
   if (add_special) out = impl_->before;
   std::vector<Section> outer, inner;
   if (impl_->spm && !impl_->legacy) text = impl_->with_prefix(text);
-  impl_->split(text, 0, false, parse_special, outer);
+  impl_->added.split(text, 0, false, parse_special, outer);
   // The prefix before a special token is none.
   if (impl_->spm && !impl_->legacy && outer.size() > 1 && outer[0].text == kUnderline &&
       special(outer[1].id))
@@ -368,7 +298,7 @@ std::vector<int32_t> Tokenizer::encode(std::string_view raw, bool add_special,
       std::string n =
           impl_->normalizer ? impl_->normalizer(std::string(s.text)) : std::string(s.text);
       inner.clear();
-      impl_->split(n, s.at, true, parse_special, inner);
+      impl_->added.split(n, s.at, true, parse_special, inner);
       for (const Section& x : inner)
         if (x.id >= 0)
           out.push_back(x.id);

@@ -75,6 +75,31 @@ using PreTokenizer = std::function<void(Pieces&)>;
 // per cached piece.
 PreTokenizer make_pretokenizer(const Json& j, const Where& w, bool* byte_level);
 
+// Tokens that stand beside the model's vocabulary and are looked for in the text itself.
+struct Added {
+  std::string content, match;  // what is looked for: normalized when `normalized`
+  int32_t id;
+  bool special, normalized, single_word, lstrip, rstrip;
+};
+struct Section {
+  std::string_view text;
+  int32_t id;  // -1: text
+  size_t at;
+};
+class AddedTokens {
+ public:
+  static Added read(const Json& j, int32_t id, const Where& w);
+  std::vector<Added> list;
+  void index();  // once the list is complete
+  // Cuts them out of s, leftmost and longest first: those of the text as it is, or as normalized;
+  // special ones only if `parse`. `base` is where s begins.
+  void split(std::string_view s, size_t base, bool normalized, bool parse,
+             std::vector<Section>& out) const;
+
+ private:
+  std::vector<const Added*> by_byte_[2][256];  // [normalized][first byte], longest first
+};
+
 using Decoder = std::function<void(std::vector<std::string>&)>;
 Decoder make_decoder(const Json& j, const Where& w, bool* byte_level);
 

@@ -185,6 +185,9 @@ void write_state(const std::string& dir, Model& model, int64_t step, const std::
     tensors.emplace_back("master." + p->name, p->master);
     tensors.emplace_back("m." + p->name, p->m);
     tensors.emplace_back("v." + p->name, p->v);
+    if (!p->m_scale) continue;
+    tensors.emplace_back("m_scale." + p->name, p->m_scale);
+    tensors.emplace_back("v_scale." + p->name, p->v_scale);
   }
   AtomicFolder folder(dir);
   save_safetensors(folder.dir() + "/state.safetensors", tensors);
@@ -203,11 +206,18 @@ int64_t read_state(const std::string& dir, Model& model, const std::string& run)
   Checkpoint files = Checkpoint::open(dir + "/state.safetensors");
   size_t used = 0;
   for (Param* p : model.params.trainable()) {
-    for (auto [prefix, t] :
-         {std::pair<const char*, Tensor*>{"master.", &p->master}, {"m.", &p->m}, {"v.", &p->v}}) {
+    for (auto [prefix, t] : {std::pair<const char*, Tensor*>{"master.", &p->master},
+                             {"m.", &p->m},
+                             {"v.", &p->v},
+                             {"m_scale.", &p->m_scale},
+                             {"v_scale.", &p->v_scale}}) {
+      if (!*t) continue;  // of moments in 8 bits only
       std::string name = prefix + p->name;
       check(files.has(name), "{}: has no {}", dir, name);
-      copy_into(*t, files.get(name));
+      Tensor stored = files.get(name);
+      check(stored.dtype == t->dtype, "{}: {} is {}, the run keeps {}", dir, name,
+            name_of(stored.dtype), name_of(t->dtype));
+      copy_into(*t, stored);
       ++used;
     }
     if (p->value.data != p->master.data) copy_into(p->value, p->master);

@@ -17,6 +17,69 @@ std::vector<int> Config::moe_layers() const {
 
 namespace {
 
+// Keys that families leave unread and that change no weight, activation or loss here: what files
+// say of themselves, of tokens, of generation and of how transformers runs; dropout, which
+// published models have at 0; what counts only where another key asks for it (groups, windows, a
+// scaling factor); and what tensors or other keys tell (quantization_config, qk_head_dim).
+constexpr std::string_view kNoEffect[] = {
+    "_attn_implementation",
+    "_attn_implementation_autoset",
+    "_name_or_path",
+    "add_cross_attention",
+    "architectures",
+    "attention_dropout",
+    "attn_implementation",
+    "auto_map",
+    "aux_loss_alpha",
+    "begin_suppress_tokens",
+    "bos_token_id",
+    "chunk_size_feed_forward",
+    "cls_token_id",
+    "decoder_start_token_id",
+    "dtype",
+    "embd_pdrop",
+    "eos_token_id",
+    "ep_size",
+    "finetuning_task",
+    "head_dim",
+    "hidden_dropout",
+    "id2label",
+    "is_decoder",
+    "is_encoder_decoder",
+    "keys_to_ignore_at_inference",
+    "label2id",
+    "layer_types",
+    "max_window_layers",
+    "model_type",
+    "n_group",
+    "num_key_value_heads",
+    "output_attentions",
+    "output_hidden_states",
+    "output_router_logits",
+    "pad_token_id",
+    "pretraining_tp",
+    "problem_type",
+    "qk_head_dim",
+    "quantization_config",
+    "resid_pdrop",
+    "return_dict",
+    "routed_scaling_factor",
+    "router_aux_loss_coef",
+    "sep_token_id",
+    "seq_aux",
+    "sliding_window",
+    "task_specific_params",
+    "tokenizer_class",
+    "topk_group",
+    "torch_dtype",
+    "torchscript",
+    "transformers_version",
+    "unk_token_id",
+    "use_bfloat16",
+    "use_cache",
+    "use_sliding_window",
+};
+
 void read_eos(const Json& j, std::vector<int32_t>& eos, const std::string& file) {
   if (!j.contains("eos_token_id") || j.at("eos_token_id").is_null()) return;
   const Json& e = j.at("eos_token_id");
@@ -102,6 +165,9 @@ void read_groups(const Reader& r, Config& c) {
 
 Config read_config(const std::string& path) {
   std::string file = fs::is_directory(path) ? path + "/config.json" : path;
+  for (const char* weights : {".safetensors", ".bin", ".pt", ".pth"})
+    check(!file.ends_with(weights) || !fs::exists(file),
+          "{}: a file of weights alone; name the folder it is in, with its config.json", file);
   Config c;
   c.where = file;
   c.json = is_gguf(file) ? gguf_config(file) : read_json_file(file);
@@ -109,6 +175,10 @@ Config read_config(const std::string& path) {
   Reader r{c.json, file};
   c.model_type = family_of(c.json, file);
   family(c.model_type).read(r, c);
+  for (const auto& [key, value] : c.json.items())
+    if (!value.is_null() && !r.asked.contains(key) &&
+        std::find(std::begin(kNoEffect), std::end(kNoEffect), key) == std::end(kNoEffect))
+      c.unread.push_back(key);
   read_eos(c.json, c.eos, file);
   std::string generation = (fs::path(file).parent_path() / "generation_config.json").string();
   if (fs::exists(generation)) read_eos(read_json_file(generation), c.eos, generation);

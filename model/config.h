@@ -45,6 +45,7 @@ struct Config {
   double aux_alpha = 0;       // its published weight
   bool aux_asked = false;     // config.json asks for it in training
   std::vector<int32_t> eos;   // union of config.json and generation_config.json
+  std::vector<std::string> unread;  // keys that neither the family reads nor is known to need not
 
   bool is_moe(int64_t layer) const { return !sparse.empty() && sparse[layer]; }
   std::vector<int> moe_layers() const;

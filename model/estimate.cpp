@@ -261,15 +261,15 @@ Estimate estimate_training(Model& model, const std::vector<Batch>& micro,
     bool embedding = p.name.ends_with("embed_tokens.weight") && !p.trainable && &p != &model.head();
     e.mapped += embedding ? touched_rows(p, micro, opt.ids) : p.value.nbytes();
   }
-  model.params.prepare_training(opt.compute);
+  model.params.prepare_training(opt.compute, true, opt.moments_8bit);
   for (Param* p : model.params.trainable()) {
     e.values += p->value.nbytes();
     e.grads += p->grad.nbytes();
     if (p->master.data != p->value.data) e.masters += p->master.nbytes();
-    e.moments += p->m.nbytes() + p->v.nbytes();
+    int64_t moments = p->m.nbytes() + p->v.nbytes() + (p->m_scale ? 2 * p->m_scale.nbytes() : 0);
+    e.moments += moments;
     e.trainable_parameters += p->value.numel();
-    e.optimizer_bytes += p->grad.nbytes() + 2 * (p->m.nbytes() + p->v.nbytes()) +
-                         2 * p->master.nbytes() +
+    e.optimizer_bytes += p->grad.nbytes() + 2 * moments + 2 * p->master.nbytes() +
                          (p->master.data != p->value.data ? p->value.nbytes() : 0);
   }
   model.recompute = opt.recompute;

@@ -25,6 +25,7 @@ struct EstimateOptions {
   bool recompute = false, balance_loss = false;
   std::vector<int32_t> ids;  // of all data: which rows of the embedding the run reads; empty: those
                              // of the micro-batches
+  bool moments_8bit = false;
 };
 
 struct Estimate {

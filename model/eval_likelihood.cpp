@@ -33,6 +33,10 @@ std::vector<Nll> likelihoods(Ctx& ctx, Model& model, const std::vector<Example>&
     for (size_t i = first; i < end; ++i)
       for (int32_t t = b.rows[i - first]; t < b.rows[i - first + 1]; ++t) {
         if (b.targets.i32()[t] < 0) continue;
+        check(std::isfinite(nll.f32()[t]),
+              "the loss of token {} (id {}) of example {} is not finite: are there NaN or Inf "
+              "among the model's weights?",
+              t - b.rows[i - first] + 2, b.targets.i32()[t], i + 1);
         out[i].sum += nll.f32()[t];
         ++out[i].tokens;
       }
@@ -101,7 +105,8 @@ EvalResult eval_choices(Ctx& ctx, Model& model, const Tokenizer& tok, const Data
     std::vector<int32_t> head;
     if (!q.messages.empty()) {
       row.prompt = q.messages.back().content;
-      head = chat ? tok.encode(chat->render(q.messages, true, q.more), false) : encode_esft(q, tok).ids;
+      head = chat ? tok.encode(chat->render(q.messages, true, q.more), false)
+                  : encode_esft(q, tok).ids;
     }
     for (const std::string& c : q.choices) {
       if (q.messages.empty())

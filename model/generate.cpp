@@ -49,6 +49,14 @@ int32_t Sampler::operator()(float* logits, int64_t V, const std::vector<int32_t>
 
 namespace {
 
+void check_finite(const float* logits, int64_t V, int32_t id, size_t at) {
+  for (int64_t i = 0; i < V; ++i)
+    check(std::isfinite(logits[i]),
+          "the logits after token {} (id {}) are not finite: are there NaN or Inf among the "
+          "model's weights?",
+          at, id);
+}
+
 std::vector<std::pair<int32_t, double>> top_logprobs(const float* logits, int64_t V, int64_t n,
                                                      double& log_sum) {
   double top = *std::max_element(logits, logits + V), sum = 0;
@@ -124,6 +132,7 @@ Generation generate(Ctx& ctx, Model& model, const std::vector<int32_t>& prompt, 
   bool on_draft = true;
   while (static_cast<int64_t>(g.ids.size()) < max_tokens) {
     float* row = logits.row(static_cast<int64_t>(at));
+    check_finite(row, logits.cols(), seen.back(), seen.size());
     TokenLogprobs told;
     std::vector<float> raw;  // the sampler changes the row in place
     double log_sum = 0;

@@ -46,6 +46,10 @@ std::unique_ptr<Model> make_model(const Config& config, WeightSource source) {
   auto model = family(config.model_type).make(config, std::move(source));
   model->params.source = nullptr;                   // what it holds (maps, unpacked tensors) goes
   model->config.json.erase("quantization_config");  // weights are unpacked, so are what is written
+  if (!config.unread.empty())
+    model->notices.push_back(fmt::format("{}: {} without effect on a {} model; misspelt? {}",
+                                         config.where, config.unread.size() == 1 ? "a key" : "keys",
+                                         config.model_type, fmt::join(config.unread, ", ")));
   return model;
 }
 

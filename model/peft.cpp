@@ -98,9 +98,7 @@ class Loader {
       module.resize(module.size() - std::strlen(".base_layer"));
     bool saved = false;
     for (const std::string& m : config_.modules_to_save)
-      if (module == m || module.ends_with("." + m) ||
-          module.find("." + m + ".") != std::string::npos || module.starts_with(m + "."))
-        saved_.insert(m), saved = true;
+      if (PeftConfig::is_saved_by(m, module)) saved_.insert(m), saved = true;
     check(saved || is_head_or_embedding(module) || (config_.bias != "none" && leaf == "bias"),
           "{}: tensor {} is no LoRA factor, and modules_to_save does not name {}", dir_, key,
           module);

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "model/names.h"
+
 namespace sutor {
 namespace {
 
@@ -55,7 +57,9 @@ void check_peft_complete(const PeftConfig& config, Model& model, const std::stri
     std::string module = module_of(p);
     parameters.push_back(p.name);
     if (!config.targets(module, true)) continue;
-    modules.push_back(module);
+    // Routed experts are modules for some versions of transformers and fused parameters for others:
+    // a list of names for all kinds of models may mean no expert, if it met something else.
+    if (done.empty() || role_of(p.name).part != Part::kExpert) modules.push_back(module);
     check_holds(!missing(module), "target_modules", module);
   }
   for (const std::string& stack : stacks(model.config)) {

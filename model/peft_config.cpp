@@ -147,7 +147,7 @@ PeftConfig PeftConfig::read(const std::string& file) {
 
 bool PeftConfig::targets(const std::string& module, bool linear) const {
   if (exclude_regex_ ? exclude_regex_->full_match(module) : names(excludes_, module)) return false;
-  if (saves(module)) return false;
+  if (is_no_target(module)) return false;
   if (any_target) return true;
   if (all_linear) return linear;
   if (target_regex_) return target_regex_->full_match(module);
@@ -177,11 +177,18 @@ bool PeftConfig::targets_parameter(const std::string& name) const {
   return names(target_parameters, name);
 }
 
-bool PeftConfig::saves(const std::string& module) const {
+bool PeftConfig::is_no_target(const std::string& module) const {
   return std::any_of(modules_to_save.begin(), modules_to_save.end(), [&](const std::string& s) {
     return module == s || module.ends_with("." + s) ||
            module.find("." + s + ".") != std::string::npos || module.starts_with(s + ".");
   });
+}
+
+bool PeftConfig::is_saved_by(const std::string& name, const std::string& module) {
+  for (size_t end = module.find('.');; end = module.find('.', end + 1)) {
+    if (std::string_view(module).substr(0, end).ends_with(name)) return true;
+    if (end == module.npos) return false;
+  }
 }
 
 int64_t PeftConfig::rank(const std::string& module) const {

@@ -34,13 +34,18 @@ class PeftConfig {
   std::vector<std::string> target_modules() const;
   bool is_target(const std::string& target, const std::string& module) const;
   bool targets_parameter(const std::string& name) const;
-  bool saves(const std::string& module) const;
+  // Whether that name in modules_to_save stands for the module or one that it lies in: peft takes
+  // each whose path ends in these letters ("norm": every input_layernorm; utils/other.py,
+  // _set_trainable).
+  static bool is_saved_by(const std::string& name, const std::string& module);
   int64_t rank(const std::string& module) const;
   float scale(const std::string& module) const;  // alpha / r, or alpha / sqrt r
 
  private:
   using Patterns = std::vector<std::pair<Regex, double>>;
   Patterns patterns(const Json& j, const char* key, bool integers);
+  // What peft never targets: modules_to_save, there matched by whole names.
+  bool is_no_target(const std::string& module) const;
   int64_t r_ = 0;
   double alpha_ = 0;
   bool rslora_ = false;

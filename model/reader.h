@@ -1,11 +1,13 @@
 #pragma once
 // Reads the keys of a config.json: a key that is absent or null has the fallback its family
 // publishes or is an error; a value that is not implemented always is one. Errors name file, key,
-// value and what is allowed.
+// value and what is allowed. What was asked for is kept: a key that nobody asked for may be
+// misspelt.
 
 #include <algorithm>
 #include <cmath>
 #include <initializer_list>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -17,14 +19,22 @@ struct Reader {
   const Json& j;
   std::string where;  // path, for messages
 
-  bool has(const char* key) const { return j.contains(key) && !j.at(key).is_null(); }
+  mutable std::set<std::string> asked{};  // keys, whether they are there or not
+
+  bool has(const char* key) const {
+    asked.insert(key);
+    return j.contains(key) && !j.at(key).is_null();
+  }
 
   template <class T>
   T value(const char* key, T fallback) const {
     return has(key) ? get<T>(j, key, where) : fallback;
   }
 
-  int64_t positive(const char* key) const { return at_least(key, 1, get<int64_t>(j, key, where)); }
+  int64_t positive(const char* key) const {
+    asked.insert(key);
+    return at_least(key, 1, get<int64_t>(j, key, where));
+  }
   int64_t positive(const char* key, int64_t fallback) const {
     return has(key) ? positive(key) : fallback;
   }

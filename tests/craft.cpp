@@ -115,7 +115,7 @@ TEST_CASE(
   CHECK_FALSE(q.contains("auto_map"));  // no such code was published
 
   Json linear = craft(*with_rope("rope_linear"), kSmall, "x")->config.json;
-  CHECK(linear["rope_scaling"].dump() == R"({"factor":3.0,"type":"linear"})");
+  CHECK(linear["rope_scaling"].dump() == R"({"type":"linear","factor":3.0})");
   auto dense = with_rope("rope_llama3");
   auto llama3 = craft(*dense, kSmall, "x");
   CHECK(llama3->config.rope == dense->config.rope);

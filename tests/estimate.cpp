@@ -81,6 +81,7 @@ struct Setting {
   const char* what;
   bool recompute = false, balance = false, lora = false;
   Compute compute = Compute::kBF16;
+  bool moments_8bit = false;
 };
 
 void choose(Model& model, const Setting& s) {
@@ -110,7 +111,8 @@ TEST_CASE("estimate: the dry run allocates what a real step allocates") {
         Setting{"model.layers.1.mlp.experts.*", true},
         Setting{"model.layers.2.mlp.experts.*", false, true},
         Setting{"model.layers.1.mlp.experts.*", true, true}, Setting{"*"}, Setting{"*", true},
-        Setting{"*", false, false, false, Compute::kF32}, Setting{"", false, false, true}})
+        Setting{"*", false, false, false, Compute::kF32},
+        Setting{"*", false, false, false, Compute::kBF16, true}, Setting{"", false, false, true}})
     for (const Json& json : configs) {
       std::string family = json["model_type"];
       if (family != "deepseek_v2" && (s.recompute || s.balance || s.compute == Compute::kF32))
@@ -125,15 +127,15 @@ TEST_CASE("estimate: the dry run allocates what a real step allocates") {
         DryRun guard;
         choose(*dry, s);
       }
-      Estimate e =
-          estimate_training(*dry, {make_batch(ids, ids)}, {s.compute, s.recompute, s.balance, {}});
+      Estimate e = estimate_training(*dry, {make_batch(ids, ids)},
+                                     {s.compute, s.recompute, s.balance, {}, s.moments_8bit});
       dry.reset();
 
       Config c = read_config(config.file());
       auto model = make_model(c, random_source(c, 1, DType::BF16));
       int64_t before = memory_stats().live;
       choose(*model, s);
-      model->params.prepare_training(s.compute);
+      model->params.prepare_training(s.compute, true, s.moments_8bit);
       model->recompute = s.recompute;
       int64_t weights = 0, prepared = memory_stats().live - before;
       for (Param* p : model->params.trainable()) weights += p->value.numel();

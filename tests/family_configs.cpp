@@ -325,3 +325,62 @@ TEST_CASE("config: what is said twice may agree, and a given attention_factor co
     CHECK(read(f, d).rope.cos_scale == 1.25);
   }
 }
+
+TEST_CASE("config: keys that nobody reads are named, those of published models are not") {
+  Folder f;
+  auto notices = [&](const Json& c) {
+    Config config = read(f, c);
+    return make_model(config, random_source(config, 1, DType::F32))->notices;
+  };
+  // What the hub's config.json files have beside what is read.
+  Json more{{"architectures", {"X"}},
+            {"attention_dropout", 0.0},
+            {"auto_map", Json::object()},
+            {"bos_token_id", 1},
+            {"eos_token_id", 2},
+            {"pad_token_id", 0},
+            {"initializer_range", 0.02},
+            {"pretraining_tp", 1},
+            {"torch_dtype", "bfloat16"},
+            {"transformers_version", "4"},
+            {"use_cache", true},
+            {"sliding_window", 4096},
+            {"max_window_layers", 4},
+            {"ep_size", 1},
+            {"attention_bias", false},
+            {"router_aux_loss_coef", 0.01},
+            {"seq_aux", true},
+            {"rope_theta", 10000.0}};
+  for (const char* family : {"llama", "mistral", "qwen2", "qwen3", "mixtral", "qwen2_moe",
+                             "qwen3_moe", "olmoe", "deepseek_v2", "deepseek_v3"}) {
+    CAPTURE(family);
+    Json c = base(family);
+    if (family == std::string("olmoe")) c.erase("moe_intermediate_size");
+    CHECK(notices(c).empty());
+    if (family != std::string("mistral") && family != std::string("mixtral") &&
+        !std::string(family).starts_with("qwen2"))  // which have no attention_bias
+      c.update(more);
+    CHECK(notices(c).empty());
+    c["rope_tetha"] = 1e6;
+    std::vector<std::string> said = notices(c);
+    REQUIRE(said.size() == 1);
+    CHECK(said[0].ends_with(fmt::format(
+        "config.json: a key without effect on a {} model; misspelt? rope_tetha", family)));
+    c["tie_word_embedding"] = true;
+    CHECK(notices(c)[0].ends_with("misspelt? rope_tetha, tie_word_embedding"));
+    c["rope_tetha"] = c["tie_word_embedding"] = nullptr;  // null: not given
+    CHECK(notices(c).empty());
+  }
+  for (const auto& e : std::filesystem::recursive_directory_iterator("tests/goldens"))
+    if (e.path().filename() == "config.json") {
+      CAPTURE(e.path().string());
+      CHECK(read_config(e.path().string()).unread.empty());
+    }
+  CHECK(read_config("recipes/embedded").unread.empty());
+  for (const auto& e : std::filesystem::directory_iterator("tests/goldens/gguf"))
+    if (std::string name = e.path().filename().string();
+        name.ends_with(".gguf") && name != "blocks.gguf" && !name.starts_with("vocab")) {
+      CAPTURE(name);
+      CHECK(read_config(e.path().string()).unread.empty());
+    }
+}

@@ -1,5 +1,6 @@
 // sutor inspect on a model of every family: parameters by group are what config.json's sizes say by
 // hand; a tensor that the family does not know, or one that is missing, is named.
+#include <cstring>
 #include <filesystem>
 #include <map>
 #include <set>
@@ -176,6 +177,75 @@ TEST_CASE("inspect: a .gguf file's sizes are those of its unpacked weights") {
     CHECK(j["parameters"] == n);
     CHECK(j["bytes"] == bytes);
     CHECK(j["dtypes"] == Json(types));
+  }
+}
+
+TEST_CASE("inspect: what stands in a model's place is named") {
+  if (binary() == nullptr) return;
+  Folder f;
+  const std::string model = f / "m", rows = "tests/goldens/esft_train/rows.jsonl";
+  fs::copy("tests/goldens/esft_train/model", model);
+  check_one_line(run(f, "inspect " + model + "/model.safetensors"), 1,
+                 {"model.safetensors: a file of weights alone; name the folder"});
+  f.file("x.bin", "?");
+  check_one_line(run(f, "generate " + (f / "x.bin") + " --prompt x"), 1, {"name the folder"});
+  check_one_line(run(f, "score " + model + " --from-raw " + f.path + " --out " + (f / "s.json")), 2,
+                 {"--from-raw", "which of the two?"});
+  check_one_line(run(f, "score " + model + " --data " + rows + " --seed 1 --out " + (f / "s.json")),
+                 2, {"--seed has no effect here"});
+  const std::string pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n";
+  for (const char* name : {"tokenizer.json", "model.safetensors"}) {
+    CAPTURE(name);
+    f.file(std::string("m/") + name, pointer);
+    check_one_line(run(f, "inspect " + model), 1, {std::string(name) + ": only a git-lfs pointer"});
+  }
+}
+
+TEST_CASE("inspect: a run's checkpoint is a model for inspect and estimate too") {
+  if (binary() == nullptr) return;
+  Folder f;
+  const std::string model = "tests/goldens/esft_train/model";
+  REQUIRE(run(f, "train " + model + " --data tests/goldens/esft_train/rows.jsonl --method full " +
+                     "--steps 1 --seq 64 --threads 1 --quiet --save-every 1 --out " + (f / "run"))
+              .code == 0);
+  for (const std::string command : {"inspect ", "estimate --method full --seq 16 --threads 1 "}) {
+    CAPTURE(command);
+    auto told = [&](const std::string& path) {
+      Result r = run(f, command + path + " --json");
+      CAPTURE(r.err);
+      REQUIRE(r.code == 0);
+      Json j = parse_json(r.out, command), same;
+      for (const char* key : {"parameters", "groups", "tokenizer", "trainable_parameters"})
+        if (j.contains(key)) same[key] = j[key];
+      CHECK(!same.is_null());
+      return same;
+    };
+    CHECK(told(f / "run/checkpoint-1") == told(model));
+  }
+}
+
+TEST_CASE("inspect: weights that are no numbers stop what they would make rubbish of") {
+  if (binary() == nullptr) return;
+  Folder f;
+  const std::string model = f / "m";
+  fs::copy("tests/goldens/esft_train/model", model);
+  Checkpoint all = Checkpoint::open(model);
+  NamedTensors tensors;
+  for (const std::string& name : all.names()) {
+    tensors.emplace_back(name, clone(all.get(name)));
+    if (name == "model.norm.weight")  // all bits set: NaN
+      std::memset(tensors.back().second.data, 0xff, 4);
+  }
+  fs::remove(model + "/model.safetensors");
+  save_safetensors(model + "/model.safetensors", tensors);
+  check_one_line(run(f, "generate " + model + " --prompt law --max-tokens 4"), 1,
+                 {"the logits after token ", "are not finite", "the model's weights?"});
+  f.file("d.jsonl", "{\"prompt\": \"a b\", \"completion\": \"c d\"}\n");
+  for (const char* metric : {"loss", "exact"}) {
+    CAPTURE(metric);
+    check_one_line(
+        run(f, "eval " + model + " --quiet --data " + (f / "d.jsonl") + " --metric " + metric), 1,
+        {"not finite", "the model's weights?"});
   }
 }
 

@@ -47,7 +47,7 @@ void check_says(const std::string& error, const std::string& part) {
 
 // The golden adapter `name` with its config changed.
 std::string changed(const Folder& f, const std::string& name,
-                    const std::function<void(Json&)>& change) {
+                    const std::function<void(Json&)>& change, const std::string& base = kBase) {
   std::string dir = f / "a";
   fs::remove_all(dir);
   fs::copy(kGoldens + "/" + name, dir);
@@ -55,7 +55,7 @@ std::string changed(const Folder& f, const std::string& name,
   change(j);
   write_file_atomic(dir + "/adapter_config.json", j.dump());
   return error_of([&] {
-    auto model = load_model(kBase);
+    auto model = load_model(base);
     load_adapter(*model, dir);
   });
 }
@@ -141,6 +141,16 @@ TEST_CASE("peft: whatever is not honoured is refused, by file, key and value") {
   check_says(changed(f, "dora", [](Json& j) { j["use_dora"] = false; }), "use_dora is not true");
   check_says(changed(f, "dora", [](Json& j) { j["modules_to_save"] = Json::array({"lm_head"}); }),
              "modules_to_save does not name");
+  // By the letters that a path ends in, as peft does.
+  for (const char* name : {"norm", "layernorm", "put_layernorm"})
+    CHECK(changed(f, "dora", [&](Json& j) {
+            j["modules_to_save"] = Json::array({"lm_head", name});
+          }) == "");
+  check_says(changed(f, "dora",
+                     [](Json& j) {
+                       j["modules_to_save"] = Json::array({"lm_head", "layer"});
+                     }),
+             "modules_to_save does not name");
   check_says(changed(f, "fused", [](Json& j) { j["target_parameters"] = Json::array({"x"}); }),
              "target_parameters does not name");
   check_says(changed(f, "fused", [](Json& j) { j["r"] = 4; }), "do not fit");
@@ -154,6 +164,15 @@ TEST_CASE("peft: a target without factors is refused, a name that no module has 
   check_says(more("patterns", "target_modules", "o_proj"), "target_modules names o_proj, of which");
   CHECK(more("patterns", "target_modules", "k_proj") == "");  // MLA has none
   check_says(more("fused-down", "target_modules", "q_proj"), "target_modules names q_proj");
+  // transformers 5 has no linears in routed experts: of a list for every kind of model, such names
+  // stand for nothing where all layers are sparse.
+  auto sparse = [&](const Json& targets) {
+    return changed(
+        f, "mixtral-bin", [&](Json& j) { j["target_modules"] = targets; },
+        "tests/goldens/aux/mixtral");
+  };
+  CHECK(sparse({"o_proj", "w1", "w2", "w3", "gate_proj", "up_proj"}) == "");
+  check_says(sparse({"o_proj", "w1", "q_proj"}), "target_modules names q_proj, of which");
   check_says(more("fused-down", "target_parameters", "mlp.gate.weight"),
              "target_parameters names mlp.gate.weight");
   check_says(changed(f, "fused", [](Json& j) { j["target_modules"] = R"(.*\.q_proj)"; }),

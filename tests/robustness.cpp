@@ -377,7 +377,8 @@ TEST_CASE("robustness: keys nobody knows and options without effect stop a run b
                             " --out " + (f / "run") + kTrain;
   check_fails(f, run_options + " --config " + f.file("c.yaml", "learning-rate: 1\n"),
               {"c.yaml:1:1", "learning-rate: unknown key"});
-  for (const char* option : {"--rank 4", "--alpha 3", "--eval-every 5", "--format esft"}) {
+  for (const char* option :
+       {"--rank 4", "--alpha 3", "--eval-every 5", "--format esft", "--keep-checkpoints 2"}) {
     CAPTURE(option);
     std::set<std::string> was = entries(f);
     check_one_line(run(f, run_options + " " + option), 2, {"has no effect here"});

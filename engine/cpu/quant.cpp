@@ -1,12 +1,14 @@
-// Blocks are independent: rows (or runs of blocks) go to threads, a block is unpacked into a small
-// buffer and stored as F32 or rounded to BF16. Test: tests/kernels/quant.cpp.
+// Blocks are independent: rows (or runs of blocks) go to threads; how the blocks of a row become
+// F32 or BF16 is engine/cpu/isa/quant.h. NF4 is here. Test: tests/kernels/quant.cpp, tests/nf4.cpp.
 
 #include "engine/quant.h"
 
 #include <algorithm>
 #include <bit>
-#include <cstring>
+#include <iterator>
 
+#include "engine/cpu/isa.h"
+#include "engine/cpu/quant_table.h"
 #include "engine/dry_run.h"
 #include "engine/parallel.h"
 #include "engine/ref/quant.h"
@@ -25,55 +27,31 @@ constexpr BlockFormat kFormats[] = {
     {BlockType::Q6_K, "Q6_K", ref::Q6_K::kElements, ref::Q6_K::kBytes},
 };
 
-void store(float* to, const float* from, int64_t n) { std::memcpy(to, from, n * sizeof(float)); }
-// bf16(float) without its branch, so that it vectorises.
-void store(bf16* to, const float* from, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) {
-    auto u = std::bit_cast<uint32_t>(from[i]);
-    uint32_t near = (u + 0x7fff + ((u >> 16) & 1)) >> 16, nan = (u >> 16) | 0x40;
-    to[i].bits = static_cast<uint16_t>((u & 0x7fffffff) > 0x7f800000 ? nan : near);
+static_assert(std::size(kFormats) == cpu::kBlockTypes);
+static_assert(static_cast<int>(BlockType::Q6_K) + 1 == cpu::kBlockTypes);
+
+const cpu::QuantKernels& quant_kernels() {
+  switch (cpu::current_isa()) {
+    case cpu::Isa::kPortable:
+      return cpu::kQuantPortable;
+    case cpu::Isa::kAvx2:
+      return cpu::kQuantAvx2;
+    default:
+      return cpu::kQuantAvx512;
   }
 }
 
-template <class B, class T>
-void unpack(const Tensor& out, const std::byte* in, const int32_t* rows) {
-  int64_t C = out.cols(), blocks = C / B::kElements, R = out.rows();
-  auto* y = out.as<T>();
-  parallel_for(
-      R, std::max<int64_t>(1, (1 << 16) / std::max<int64_t>(1, C)), [&](int64_t lo, int64_t hi) {
-        float buffer[B::kElements];
-        for (int64_t r = lo; r < hi; ++r) {
-          const auto* b =
-              reinterpret_cast<const uint8_t*>(in) + (rows ? rows[r] : r) * blocks * B::kBytes;
-          T* to = y + r * C;
-          for (int64_t k = 0; k < blocks; ++k, b += B::kBytes, to += B::kElements) {
-            B::unpack(b, buffer);
-            store(to, buffer, B::kElements);
-          }
-        }
-      });
-}
-
+// y: out's elements; kernel: of its type.
 template <class T>
-void unpack_type(const Tensor& out, const std::byte* in, BlockType type, const int32_t* rows) {
-  switch (type) {
-    case BlockType::Q4_0:
-      return unpack<ref::Q4_0, T>(out, in, rows);
-    case BlockType::Q4_1:
-      return unpack<ref::Q4_1, T>(out, in, rows);
-    case BlockType::Q5_0:
-      return unpack<ref::Q5_0, T>(out, in, rows);
-    case BlockType::Q5_1:
-      return unpack<ref::Q5_1, T>(out, in, rows);
-    case BlockType::Q8_0:
-      return unpack<ref::Q8_0, T>(out, in, rows);
-    case BlockType::Q4_K:
-      return unpack<ref::Q4_K, T>(out, in, rows);
-    case BlockType::Q5_K:
-      return unpack<ref::Q5_K, T>(out, in, rows);
-    case BlockType::Q6_K:
-      return unpack<ref::Q6_K, T>(out, in, rows);
-  }
+void unpack(const Tensor& out, T* y, const std::byte* in, const BlockFormat& f, const int32_t* rows,
+            void (*kernel)(T*, const uint8_t*, int64_t)) {
+  int64_t C = out.cols(), blocks = C / f.elements;
+  parallel_for(out.rows(), std::max<int64_t>(1, (1 << 16) / std::max<int64_t>(1, C)),
+               [&](int64_t lo, int64_t hi) {
+                 const auto* b = reinterpret_cast<const uint8_t*>(in);
+                 for (int64_t r = lo; r < hi; ++r)
+                   kernel(y + r * C, b + (rows ? rows[r] : r) * blocks * f.bytes, blocks);
+               });
 }
 
 constexpr int64_t kGrain = 1 << 10;  // blocks of 64 weights
@@ -126,10 +104,12 @@ const BlockFormat* block_format(std::string_view name) {
 }
 
 void unpack_blocks(const Tensor& out, const std::byte* in, BlockType type, const int32_t* rows) {
+  int i = static_cast<int>(type);
+  const BlockFormat& f = kFormats[i];
   if (out.dtype == DType::F32)
-    unpack_type<float>(out, in, type, rows);
+    unpack(out, out.f32(), in, f, rows, quant_kernels().to_f32[i]);
   else
-    unpack_type<bf16>(out, in, type, rows);
+    unpack(out, &out.as<bf16>()->bits, in, f, rows, quant_kernels().to_bf16[i]);
 }
 
 void unpack_nf4(const Tensor& out, const Nf4& in) {

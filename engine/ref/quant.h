@@ -3,7 +3,6 @@
 // them (ggml-quants.c: dequantize_row_*), float32 products and sums in its order; NF4 with double
 // quantisation as bitsandbytes defines it (csrc/cpu_ops.cpp, functional.py).
 
-#include <bit>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -11,37 +10,37 @@
 namespace sutor::ref {
 
 [[gnu::always_inline]] inline float half_at(const uint8_t* p) {
-  uint16_t bits;
-  std::memcpy(&bits, p, 2);
-  return static_cast<float>(std::bit_cast<_Float16>(bits));
+  _Float16 half;
+  std::memcpy(&half, p, 2);
+  return static_cast<float>(half);
 }
 
 // Each type: `kElements` weights in `kBytes` bytes; unpack(bytes, y) gives the weights.
 struct Q4_0 {  // d f16, 16 bytes: low nibbles, then high ones; d (q - 8)
   static constexpr int kElements = 32, kBytes = 18;
-  [[gnu::always_inline]] static void unpack(const uint8_t* b, float* y) {
+  [[gnu::always_inline]] static void unpack(const uint8_t* __restrict b, float* __restrict y) {
     float d = half_at(b);
-    for (int j = 0; j < 16; ++j) {
-      y[j] = static_cast<float>((b[2 + j] & 15) - 8) * d;
-      y[j + 16] = static_cast<float>((b[2 + j] >> 4) - 8) * d;
-    }
+#pragma GCC unroll 1  // or gcc misses the vectors
+    for (int j = 0; j < 16; ++j) y[j] = static_cast<float>((b[2 + j] & 15) - 8) * d;
+#pragma GCC unroll 1  // or gcc misses the vectors
+    for (int j = 0; j < 16; ++j) y[j + 16] = static_cast<float>((b[2 + j] >> 4) - 8) * d;
   }
 };
 
 struct Q4_1 {  // d, m f16; d q + m
   static constexpr int kElements = 32, kBytes = 20;
-  [[gnu::always_inline]] static void unpack(const uint8_t* b, float* y) {
+  [[gnu::always_inline]] static void unpack(const uint8_t* __restrict b, float* __restrict y) {
     float d = half_at(b), m = half_at(b + 2);
-    for (int j = 0; j < 16; ++j) {
-      y[j] = static_cast<float>(b[4 + j] & 15) * d + m;
-      y[j + 16] = static_cast<float>(b[4 + j] >> 4) * d + m;
-    }
+#pragma GCC unroll 1  // or gcc misses the vectors
+    for (int j = 0; j < 16; ++j) y[j] = static_cast<float>(b[4 + j] & 15) * d + m;
+#pragma GCC unroll 1  // or gcc misses the vectors
+    for (int j = 0; j < 16; ++j) y[j + 16] = static_cast<float>(b[4 + j] >> 4) * d + m;
   }
 };
 
 struct Q5_0 {  // d f16, 32 fifth bits, 16 bytes of nibbles; d (q - 16)
   static constexpr int kElements = 32, kBytes = 22;
-  [[gnu::always_inline]] static void unpack(const uint8_t* b, float* y) {
+  [[gnu::always_inline]] static void unpack(const uint8_t* __restrict b, float* __restrict y) {
     float d = half_at(b);
     uint32_t high;
     std::memcpy(&high, b + 2, 4);
@@ -56,7 +55,7 @@ struct Q5_0 {  // d f16, 32 fifth bits, 16 bytes of nibbles; d (q - 16)
 
 struct Q5_1 {  // d, m f16, fifth bits, nibbles; d q + m
   static constexpr int kElements = 32, kBytes = 24;
-  [[gnu::always_inline]] static void unpack(const uint8_t* b, float* y) {
+  [[gnu::always_inline]] static void unpack(const uint8_t* __restrict b, float* __restrict y) {
     float d = half_at(b), m = half_at(b + 2);
     uint32_t high;
     std::memcpy(&high, b + 4, 4);
@@ -71,7 +70,7 @@ struct Q5_1 {  // d, m f16, fifth bits, nibbles; d q + m
 
 struct Q8_0 {  // d f16, 32 signed bytes; d q
   static constexpr int kElements = 32, kBytes = 34;
-  [[gnu::always_inline]] static void unpack(const uint8_t* b, float* y) {
+  [[gnu::always_inline]] static void unpack(const uint8_t* __restrict b, float* __restrict y) {
     float d = half_at(b);
     const auto* q = reinterpret_cast<const int8_t*>(b + 2);
     for (int j = 0; j < 32; ++j) y[j] = static_cast<float>(q[j]) * d;
@@ -91,7 +90,7 @@ struct Q8_0 {  // d f16, 32 signed bytes; d q
 
 struct Q4_K {  // d, dmin f16, 8 scales and minima, 128 bytes of nibbles; d s q - dmin m
   static constexpr int kElements = 256, kBytes = 144;
-  [[gnu::always_inline]] static void unpack(const uint8_t* b, float* y) {
+  [[gnu::always_inline]] static void unpack(const uint8_t* __restrict b, float* __restrict y) {
     float d = half_at(b), dmin = half_at(b + 2);
     const uint8_t *s = b + 4, *q = b + 16;
     for (int part = 0; part < 4; ++part, q += 32, y += 64) {
@@ -108,7 +107,7 @@ struct Q4_K {  // d, dmin f16, 8 scales and minima, 128 bytes of nibbles; d s q 
 
 struct Q5_K {  // as Q4_K with 32 bytes of fifth bits before the nibbles
   static constexpr int kElements = 256, kBytes = 176;
-  [[gnu::always_inline]] static void unpack(const uint8_t* b, float* y) {
+  [[gnu::always_inline]] static void unpack(const uint8_t* __restrict b, float* __restrict y) {
     float d = half_at(b), dmin = half_at(b + 2);
     const uint8_t *s = b + 4, *h = b + 16, *q = b + 48;
     for (int part = 0; part < 4; ++part, q += 32, y += 64) {
@@ -127,7 +126,7 @@ struct Q5_K {  // as Q4_K with 32 bytes of fifth bits before the nibbles
 
 struct Q6_K {  // 128 bytes of low nibbles, 64 of high pairs, 16 signed scales, d f16; d s (q - 32)
   static constexpr int kElements = 256, kBytes = 210;
-  [[gnu::always_inline]] static void unpack(const uint8_t* b, float* y) {
+  [[gnu::always_inline]] static void unpack(const uint8_t* __restrict b, float* __restrict y) {
     const uint8_t *low = b, *high = b + 128;
     const auto* s = reinterpret_cast<const int8_t*>(b + 192);
     float d = half_at(b + 208);
@@ -173,14 +172,14 @@ inline uint8_t nf4_code(float x) {  // x in [-1, 1]; NaN: 0
   return code;
 }
 
-// The signed dynamic 8-bit map of bitsandbytes' create_dynamic_map(True, 7, 8): for i = 0..6 the
-// means of neighbours of linspace(0.1, 1, 2^i + 1), times 10^(i-6), both signs; 0 and 1. In float32
-// as torch computes it; ascending.
-inline void dynamic_map(float (&map)[256]) {
+// The dynamic 8-bit map of bitsandbytes' create_dynamic_map(signed, 7, 8): for i = 0..6 the means
+// of neighbours of linspace(0.1, 1, 2^i + 1), times 10^(i-6), both signs (unsigned: of twice as
+// many steps, one sign); 0 and 1. In float32 as torch computes it; ascending.
+inline void dynamic_map(float (&map)[256], bool is_signed = true) {
   int n = 0;
   for (int i = 0; i < 7; ++i) {
-    int steps = (1 << i) + 1;
-    float step = 0.9f / static_cast<float>(steps - 1), edge[65];
+    int steps = (is_signed ? 1 << i : 2 << i) + 1;
+    float step = 0.9f / static_cast<float>(steps - 1), edge[129];
     // torch.linspace: from the start in the first half, from the end in the second; fused.
     for (int k = 0; k < steps; ++k)
       edge[k] = k < steps / 2 ? std::fma(step, static_cast<float>(k), 0.1f)
@@ -189,7 +188,7 @@ inline void dynamic_map(float (&map)[256]) {
       float mean = (edge[k] + edge[k + 1]) / 2.0f,
             v = static_cast<float>(std::pow(10.0, i - 6)) * mean;
       map[n++] = v;
-      map[n++] = -v;
+      if (is_signed) map[n++] = -v;
     }
   }
   map[n++] = 0;

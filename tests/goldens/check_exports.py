@@ -80,6 +80,8 @@ def authors_files(family, folder):
 
 def library_model(folder):
     if any(name.startswith("modeling_") for name in os.listdir(folder)):
+        modules = transformers.dynamic_module_utils  # it asks for flash_attn even where that is optional
+        modules.check_imports = modules.get_relative_imports
         return transformers.AutoModelForCausalLM.from_pretrained(folder, torch_dtype=torch.float32, trust_remote_code=True).eval()
     kw = dict(experts_implementation="eager") if int(transformers.__version__.split(".")[0]) >= 5 else {}
     return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager", **kw).eval()
@@ -141,9 +143,11 @@ def main():
                 with open(f"{tmp}/dense.json", "w") as f:
                     json.dump(dict(dense, model_type=AUTHORS[family][1]), f)
                 sutor("init", f"{tmp}/dense.json", "--out", f"{tmp}/dense")
+                for f in ("tokenizer.json", "tokenizer_config.json"):
+                    shutil.copy(os.path.join(TOKENIZER, f), f"{tmp}/dense")
                 sutor("craft", f"{tmp}/dense", "--experts", 5, "--adapter-dim", 12, "--quiet", "--out", f"{tmp}/crafted")
                 authors_files(family, f"{tmp}/crafted")
-                library_model(f"{tmp}/crafted")
+                r["crafted"] = difference(tmp, ids, library_model(f"{tmp}/crafted"), f"{tmp}/crafted")
                 train[1] = f"{tmp}/crafted"
                 sutor(*train, "--method", "full", "--out", f"{tmp}/crafted-full")
                 r["crafted, full"] = difference(tmp, ids, library_model(f"{tmp}/crafted-full/model"), f"{tmp}/crafted-full/model")

@@ -10,9 +10,10 @@ adamw8bit/golden.safetensors: two float32 tensors, large [65, 130] and small [3,
 A moment is blocks of 256 of the flattened tensor, the last of 2 elements: value = map[code] * absmax of the block; a code is the
 nearest, ties down. A tensor of less than min_8bit_size = 4096 elements (small) keeps 32-bit moments. A step widens the moments, is AdamW
 in float32 (decay first), and stores them again: the parameters move by the moments before they are rounded.
-The quantiser is that of its backends/default/ops.py (`nearest` below). The compiled one of its CPU library looks codes up in a table of 65536 places:
-it makes 1.3e-5 of a zero in a block that is not zero, and misses the nearest code in 1 to 6 % of the moments; the CUDA kernel searches
-exactly, but takes the code below for a negative first moment that would become 0, and decays after the update.
+The quantiser is that of its backends/default/ops.py (`nearest` below). The compiled one of its CPU library looks codes up in a
+table of 65536 places: zeros beside other values come out as 2e-5 of the block's largest, and here 0.3 % of the other first and
+1 to 7 % of the second moments miss the nearest code. The CUDA kernel searches exactly, but takes the code below for a negative first moment that would become 0, and
+decays after the update.
 
 Gradients: a row is smaller than another by up to 30 times; elements 512..767 (one block: absmax 0) and every 17th element are 0.
 The seed is the first of which no code is within 3e-7 (relative) of the middle between two, so that none depends on rounding.

@@ -5,16 +5,16 @@
     python make_pesc_train.py --check                 # requirements.txt: a restatement on transformers 5 and torch's AdamW
 
 pesc_train/ holds model/ (a crafted hub folder: adapter_up is not zero), lora.safetensors (start values of LoRA's A and B under the
-names PEFT saves, B not zero either), rows.jsonl (ids and labels; row i is part of step i // 4, micro-batch i // 2), settings.json, nf4.safetensors
-(model/'s frozen linears as bitsandbytes stores them: NF4, double quantised) and for each run, f32 and nf4 (the frozen base in NF4,
-computing in float32), golden_<run>.safetensors, all float32:
+names PEFT saves, B not zero either), rows.jsonl (ids and labels; row i is part of step i // 4, micro-batch i // 2),
+settings.json, nf4.safetensors (model/'s frozen linears as bitsandbytes stores them: NF4, double quantised) and for each run,
+f32 and nf4 (the frozen base in NF4, computing in float32), golden_<run>.safetensors, all float32:
   losses, grad_norms [steps]    mean over the micro-batches of their mean over trained tokens; norm before clipping
   grad.<parameter>              of step 1, before clipping
   final.<parameter>             after the last step
 Parameters: adapters and router as in model/, LoRA as in lora.safetensors. Everything is their train_moe.py run through its own
 train(): LoRA on seven projections, constant learning rate without warm-up (theirs starts with a step of rate 0), dropouts 0,
-recomputation, bitsandbytes' 32-bit AdamW. Their initial values are replaced: with adapter_up = 0 the routers' first
-gradients are rounding, and AdamW makes whole steps of it.
+recomputation, bitsandbytes' 32-bit AdamW, clip 0.3 (times 0.3 / (norm + 1e-6)). Their initial values are replaced: with
+adapter_up = 0 the routers' first gradients are rounding, and AdamW makes whole steps of it.
 
 authors/ is what the run f32 saved (checkpoint-5/{adapter_model/,moe_model.bin}, completed) and merged/ what their
 merge_moe_lora.py makes of it in bf16, with golden.safetensors: input_ids, logits of the merged weights in float32.
@@ -60,6 +60,18 @@ def read_rows():
     return pesc_peer.read_jsonl(file("rows.jsonl"))
 
 
+def nearest_codes(w):
+    """bitsandbytes' CPU code takes some 8-bit codes near the middle of two to the farther one: no golden hangs on that."""
+    import bitsandbytes.functional as F
+    state = F.quantize_4bit(w.float(), quant_type="nf4", compress_statistics=True)[1]
+    absmax = torch.nn.functional.pad(w.float().flatten(), (0, -w.numel() % 64)).view(-1, 64).abs().amax(1)
+    scaled = (absmax - state.offset).double() / state.state2.absmax.double().repeat_interleave(256)[:len(absmax)]
+    table = state.state2.code.double()
+    bounds = (table[1:] + table[:-1]) / 2
+    near = (scaled[:, None] - bounds).abs().amin(1) < 1e-6 * scaled.abs()
+    return not near.any() and torch.equal(torch.bucketize(scaled, bounds), state.absmax.long())
+
+
 def make_inputs(seed):
     """model/, lora.safetensors, rows.jsonl."""
     os.makedirs(file("model"), exist_ok=True)
@@ -68,14 +80,21 @@ def make_inputs(seed):
     from camelidae.configuration_camelidae import CamelidaeConfig
     from camelidae.modeling_camelidae import LlamaForCausalLM
     model = LlamaForCausalLM(CamelidaeConfig.from_pretrained(file("model")))
-    hub.write_tensors(file("model", "model.safetensors"),
-                      {n: tensor(n, tuple(t.shape), seed) for n, t in model.state_dict().items()}, {"format": "pt"})
+    # The seed is in the name: of a generator's seed torch takes the low 32 bits, which hub.tensor fills with the name alone.
+    salted = lambda n: f"{seed}.{n}" if "proj" in n or "adapter" in n else n
+    weights = {}
+    for n, t in model.state_dict().items():
+        salt = salted(n)
+        while n not in weights or n.endswith("proj.weight") and not nearest_codes(weights[n]):
+            weights[n] = tensor(salt, tuple(t.shape), seed)
+            salt = "+" + salt
+    hub.write_tensors(file("model", "model.safetensors"), weights, {"format": "pt"})
     lora = {}
     for n, p in model.named_parameters():
         if n.split(".")[-2] in TARGETS:
             key = "base_model.model." + n[:-len("weight")]
-            lora[key + "lora_A.weight"] = tensor(key + "A", (RANK, p.shape[1]), seed).float()
-            lora[key + "lora_B.weight"] = 0.2 * tensor(key + "B", (p.shape[0], RANK), seed).float()
+            lora[key + "lora_A.weight"] = tensor(salted(key + "A"), (RANK, p.shape[1]), seed).float()
+            lora[key + "lora_B.weight"] = 0.2 * tensor(salted(key + "B"), (p.shape[0], RANK), seed).float()
     hub.write_tensors(file("lora.safetensors"), lora, {"format": "pt"})
     dice = torch.Generator().manual_seed(seed)
     rows = []

@@ -1,0 +1,22 @@
+#pragma once
+// Unpacking of quantised blocks, a run of them at a time, by block type (in BlockType's order). The
+// loops (engine/cpu/isa/quant.h) are compiled once per instruction set; all give the same bits.
+// Like rows_table.h it includes nothing with shared inline code. User: engine/cpu/quant.cpp; test:
+// tests/kernels/quant.cpp.
+
+#include <cstdint>
+
+namespace sutor::cpu {
+
+constexpr int kBlockTypes = 8;
+
+struct QuantKernels {
+  // y[n * elements] = the weights of n blocks that lie side by side
+  void (*to_f32[kBlockTypes])(float* y, const uint8_t* blocks, int64_t n);
+  // the same, rounded to bf16
+  void (*to_bf16[kBlockTypes])(uint16_t* y, const uint8_t* blocks, int64_t n);
+};
+
+extern const QuantKernels kQuantPortable, kQuantAvx2, kQuantAvx512;
+
+}  // namespace sutor::cpu
