@@ -67,7 +67,7 @@ class Conversation {
         model_(open_model(a)),
         tok_(Tokenizer::load(hub_folder(a.str("MODEL")))),
         chat_(template_of(a, tok_, pesc_)),
-        eos_(end_ids(*model_, tok_)),
+        eos_(end_ids(a, *model_, tok_)),
         opt_(sample_options(a)) {
     place_weights(a, *model_, a.num("max-tokens"));
     reset();

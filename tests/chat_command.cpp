@@ -78,10 +78,10 @@ TEST_CASE("chat: a model without a template gets the PESC prompt; wrong use is o
 TEST_CASE("chat: the first Ctrl-C ends the answer, the second the program") {
   if (binary() == nullptr) return;
   Folder f;
-  // Answers of a random model that would not end; a message is sent, and interrupted once or twice.
+  // Answers that would not end; a message is sent, and interrupted once or twice.
   const std::string script = f.file("script", fmt::format(R"(
 mkfifo {0}/in
-"$SUTOR" chat tests/goldens/esft_train/model --threads 1 --quiet --max-tokens 1000000 <{0}/in >{0}/said & pid=$!
+"$SUTOR" chat tests/goldens/esft_train/model --threads 1 --quiet --ignore-eos --max-tokens 100000 <{0}/in >{0}/said & pid=$!
 exec 3>{0}/in
 (sleep 60; kill -9 $pid) >/dev/null 2>&1 & watch=$!
 lines() {{ wc -l <{0}/said; }}
