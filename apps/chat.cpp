@@ -40,6 +40,7 @@ void declare(Args& a) {
            "template", {"template", "pesc"});
   declare_date(a);
   declare_sampling(a, 512);
+  declare_weights(a);
 }
 
 ChatTemplate template_of(const Args& a, const Tokenizer& tok, bool& pesc) {
@@ -66,8 +67,9 @@ class Conversation {
         model_(open_model(a)),
         tok_(Tokenizer::load(hub_folder(a.str("MODEL")))),
         chat_(template_of(a, tok_, pesc_)),
-        eos_(end_ids(*model_, tok_)),
+        eos_(end_ids(a, *model_, tok_)),
         opt_(sample_options(a)) {
+    place_weights(a, *model_, a.num("max-tokens"));
     reset();
   }
 

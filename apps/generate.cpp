@@ -20,7 +20,6 @@ void declare(Args& a) {
   declare_sampling(a, 128);
   a.integer("n", "answers to a prompt; with seeds --seed, --seed + 1, ...", 1, 1, 1 << 20);
   a.integer("logprobs", "JSON: log-probabilities of each token and of the K likeliest", 0, 0, 1024);
-  a.flag("ignore-eos", "go on to --max-tokens");
   a.flag("continue",
          "rows whose last message is the assistant's: go on with it, instead of answering anew");
 }
@@ -96,8 +95,7 @@ void run(const Args& a) {
   Ctx ctx = a.context();
   auto model = open_model(a);
   Tokenizer tok = Tokenizer::load(hub_folder(a.str("MODEL")));
-  std::vector<int32_t> eos = end_ids(*model, tok);
-  if (a.on("ignore-eos")) eos.clear();
+  const std::vector<int32_t> eos = end_ids(a, *model, tok);
   SampleOptions opt = sample_options(a);
   opt.logprobs = a.num("logprobs");
   const std::vector<Prompt> prompts = read_prompts(a, tok);

@@ -16,13 +16,15 @@
 #include "model/names.h"
 #include "model/peft.h"
 #include "model/peft_config.h"
+#include "model/pesc_adapter.h"
 
 namespace sutor {
 namespace {
 
 void declare(Args& a) {
-  a.positional("PATH",
-               "hub folder, .gguf file, a run's checkpoint-N, or adapter folder (ESFT, PEFT LoRA)");
+  a.positional(
+      "PATH",
+      "hub folder, .gguf file, a run's checkpoint-N, or adapter folder (ESFT, PEFT LoRA, PESC)");
   a.choice("dtype", "what the blocks of a .gguf file are unpacked to", "f32", {"bf16", "f32"});
   a.flag("json", "as JSON");
   a.flag("quiet", "no progress on stderr");
@@ -54,26 +56,34 @@ bool has(const std::string& dir, const char* name) {
 
 // What an adapter trains (that is, replaces or adds) in its base.
 void inspect_adapter(const std::string& dir, bool json) {
-  bool lora = has(dir, "adapter_config.json");
-  Checkpoint files = Checkpoint::open(lora ? peft_weights(dir) : dir);
-  int64_t total = 0, bytes = 0;
+  const bool pesc = is_pesc_adapter(dir), lora = pesc || has(dir, "adapter_config.json");
+  const std::string peft = pesc ? pesc_lora(dir) : dir;
+  std::vector<std::string> parts{lora ? peft_weights(peft) : dir};
+  if (pesc) parts.push_back(moe_weights(dir));
+  int64_t total = 0, bytes = 0, tensors = 0;
   std::map<std::string, int64_t> groups;
-  for (const std::string& name : files.names()) {
-    const TensorInfo& info = files.info(name);
-    int64_t n = numel_of(info.shape);
-    groups[group_of(name)] += n;
-    total += n;
-    bytes += static_cast<int64_t>(info.end - info.begin);
+  for (const std::string& part : parts) {
+    Checkpoint files = Checkpoint::open(part);
+    for (const std::string& name : files.names()) {
+      const TensorInfo& info = files.info(name);
+      int64_t n = numel_of(info.shape);
+      groups[group_of(name)] += n;
+      total += n;
+      bytes += static_cast<int64_t>(info.end - info.begin);
+      ++tensors;
+    }
   }
-  Json j{{"adapter", lora ? "lora" : "esft"},
-         {"tensors", files.names().size()},
+  Json j{{"adapter", pesc   ? "pesc"
+                     : lora ? "lora"
+                            : "esft"},
+         {"tensors", tensors},
          {"parameters", total},
          {"bytes", bytes},
          {"groups", groups}};
   std::string detail;
   if (lora) {
-    PeftConfig::read(dir + "/adapter_config.json");  // checks it
-    Json c = read_json_file(dir + "/adapter_config.json");
+    PeftConfig::read(peft + "/adapter_config.json");  // checks it
+    Json c = read_json_file(peft + "/adapter_config.json");
     j["config"] = c;
     detail = fmt::format("rank {}, alpha {}, base {}", c["r"].dump(), c["lora_alpha"].dump(),
                          c["base_model_name_or_path"].dump());
@@ -87,8 +97,11 @@ void inspect_adapter(const std::string& dir, bool json) {
                          c.non_expert_modules ? "train" : "frozen");
   }
   if (json) return print_json(j);
-  fmt::print("{} adapter  {} tensors, {} parameters, {:.2f} MB\n{}\n\n", lora ? "LoRA" : "ESFT",
-             files.names().size(), total, static_cast<double>(bytes) * 1e-6, detail);
+  fmt::print("{} adapter  {} tensors, {} parameters, {:.2f} MB\n{}\n\n",
+             pesc   ? "PESC"
+             : lora ? "LoRA"
+                    : "ESFT",
+             tensors, total, static_cast<double>(bytes) * 1e-6, detail);
   for (const auto& [g, n] : groups) fmt::print("  {:<20} {:>14}\n", g, n);
 }
 
@@ -115,7 +128,7 @@ std::unique_ptr<Model> sizes_of(const std::string& path, Compute compute) {
 
 void run(const Args& a) {
   const std::string& path = a.str("PATH");
-  if (has(path, "adapter_config.json") || has(path, "expert_cfg.json"))
+  if (is_pesc_adapter(path) || has(path, "adapter_config.json") || has(path, "expert_cfg.json"))
     return inspect_adapter(path, a.on("json"));
   a.no_effect_unless(is_gguf(path), "dtype", "only a .gguf file is unpacked");
   auto model = sizes_of(path, a.str("dtype") == "f32" ? Compute::kF32 : Compute::kBF16);

@@ -12,6 +12,7 @@ void declare_sampling(Args& a, int64_t max_tokens) {
   a.real("min-p", "of the best token's probability", 0, 0, 1);
   a.real("repetition-penalty", "1: none", 1, 0.01, 100);
   a.list("stop", "text that ends the answer and is no part of it");
+  a.flag("ignore-eos", "go on to --max-tokens");
 }
 
 void check_sampling(const Args& a) {
@@ -31,7 +32,8 @@ SampleOptions sample_options(const Args& a) {
           0};
 }
 
-std::vector<int32_t> end_ids(const Model& model, const Tokenizer& tok) {
+std::vector<int32_t> end_ids(const Args& a, const Model& model, const Tokenizer& tok) {
+  if (a.on("ignore-eos")) return {};
   std::vector<int32_t> ids = model.config.eos;
   if (tok.eos() >= 0) ids.push_back(tok.eos());
   return ids;

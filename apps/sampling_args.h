@@ -12,8 +12,9 @@ void declare_sampling(Args& a, int64_t max_tokens);
 // Usage errors for options without effect at --temperature 0, and for empty stop texts.
 void check_sampling(const Args& a);
 SampleOptions sample_options(const Args& a);
-// The ids that end an answer: of config.json, generation_config.json and the tokenizer.
-std::vector<int32_t> end_ids(const Model& model, const Tokenizer& tok);
+// The ids that end an answer: of config.json, generation_config.json and the tokenizer; none with
+// --ignore-eos.
+std::vector<int32_t> end_ids(const Args& a, const Model& model, const Tokenizer& tok);
 
 // Text up to the first stop text; what may be the beginning of one is held back.
 class StopAt {

@@ -67,7 +67,7 @@ TEST_CASE("chat: a model without a template gets the PESC prompt; wrong use is o
   CHECK(same.out == r.out);
   CHECK(same.err.empty());
   check_one_line(run(f, plain + "--format template <" + say), 1, {"no chat template", "pesc"});
-  check_one_line(run(f, plain + "--date 2024-01-01 <" + say), 2, {"--date"});
+  check_one_line(run(f, plain + "--format pesc --date 2024-01-01 <" + say), 2, {"--date"});
   check_one_line(run(f, plain + "--top-k 3 <" + say), 2, {"--top-k", "greedy"});
   std::string words;
   for (int i = 0; i < 20000; ++i) words += "law ";
@@ -78,17 +78,18 @@ TEST_CASE("chat: a model without a template gets the PESC prompt; wrong use is o
 TEST_CASE("chat: the first Ctrl-C ends the answer, the second the program") {
   if (binary() == nullptr) return;
   Folder f;
-  // Answers of a random model that would not end; a message is sent, and interrupted once or twice.
+  // Answers that would not end; a message is sent, and interrupted once or twice.
   const std::string script = f.file("script", fmt::format(R"(
 mkfifo {0}/in
-"$SUTOR" chat tests/goldens/esft_train/model --threads 1 --quiet --max-tokens 1000000 <{0}/in >{0}/said & pid=$!
+"$SUTOR" chat tests/goldens/esft_train/model --threads 1 --quiet --ignore-eos --max-tokens 100000 <{0}/in >{0}/said & pid=$!
 exec 3>{0}/in
+(sleep 60; kill -9 $pid) >/dev/null 2>&1 & watch=$!
 lines() {{ wc -l <{0}/said; }}
 grown() {{ s=$(wc -c <{0}/said); n=0; while [ $(wc -c <{0}/said) -le $((s + 50)) ] && [ $n -lt 200 ]; do sleep 0.05; n=$((n+1)); done; }}
 echo one >&3; grown; kill -INT $pid
 sleep 0.3; kill -0 $pid && echo alive
-echo two >&3; grown; kill -INT $pid; kill -INT $pid
-wait $pid; echo $?)",
+echo two >&3; grown; kill -INT $pid; sleep 0.2; kill -INT $pid
+wait $pid; echo $?; kill $watch)",
                                                           f.path));
   const int status =
       std::system(fmt::format("sh {} >{}/.out 2>{}/.err", script, f.path, f.path).c_str());

@@ -241,6 +241,13 @@ TEST_CASE("pesc: train, resume, merge by commands; wrong adapters are one line")
   for (const char* file : {"adapter_model.safetensors", "moe_model.safetensors"})
     CHECK(read_file(f / (std::string("a/adapter/") + file)) ==
           read_file(f / (std::string("b/adapter/") + file)));
+  for (const std::string& dir : {f / "a/adapter", kDir + "/authors/checkpoint-5"}) {
+    Result i = run(f, "inspect " + dir + " --json");
+    CAPTURE(i.err);
+    const Json j = parse_json(i.out, "inspect");
+    CHECK(j["adapter"] == "pesc");
+    CHECK(j["tensors"] == 3 * (1 + 2 * 5) + 2 * 21);
+  }
   Result m = run(f, "merge " + model + " --adapter " + (f / "a/adapter") + " --out " + (f / "m"));
   CAPTURE(m.err);
   CHECK(m.code == 0);

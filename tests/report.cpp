@@ -158,7 +158,7 @@ TEST_CASE("report: the experts' load, where a log has it") {
   put(dense + "/log.jsonl", "{\"step\":1,\"loss\":2}\n");
   const std::string page = make_report({dense, on});
   CHECK(malformed(page) == "");
-  for (const char* part : {"<h2>Expert load</h2>", "balanced, 1: 0.75</title>", "Balance loss"})
+  for (const char* part : {"<h2>Expert load</h2>", "Unevenness of the experts", "Balance loss"})
     CHECK_MESSAGE(has(page, part), part);
   CHECK(!has(make_report({dense}), "Expert load"));
   put(on + "/log.jsonl", "{\"step\":1,\"load_cv\":[\"a\"]}\n");
