@@ -26,10 +26,10 @@ std::unique_ptr<Model> open_model(const Args& a, Replaced* replaced) {
   const Compute compute = a.str("dtype") == "f32" ? Compute::kF32 : Compute::kBF16;
   auto model = is_run_checkpoint(folder) ? load_run_checkpoint(folder, compute)
                                          : load_model(folder, compute);
-  print_notices(a, *model);
   Replaced own;
   for (const std::string& dir : a.all("adapter"))
     load_adapter(*model, dir, replaced != nullptr ? replaced : &own);
+  print_notices(a, *model);
   return model;
 }
 

@@ -16,6 +16,7 @@
 #include "model/names.h"
 #include "model/peft.h"
 #include "model/peft_config.h"
+#include "model/pesc.h"
 #include "model/pesc_adapter.h"
 
 namespace sutor {
@@ -132,6 +133,8 @@ void run(const Args& a) {
     return inspect_adapter(path, a.on("json"));
   a.no_effect_unless(is_gguf(path), "dtype", "only a .gguf file is unpacked");
   auto model = sizes_of(path, a.str("dtype") == "f32" ? Compute::kF32 : Compute::kBF16);
+  if (model->config.adapter_dim > 0)
+    for (std::string& s : beyond_authors(model->config)) model->notices.push_back(std::move(s));
   print_notices(a, *model);
   Json tokenizer = tokenizer_of(hub_folder(path));
   const Config& c = model->config;

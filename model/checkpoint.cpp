@@ -129,7 +129,11 @@ void load_adapter(Model& model, const std::string& dir, Replaced* replaced) {
   if (is_pesc_adapter(dir)) return load_pesc(model, dir, replaced);
   check(!is_pesc_adapter(dir + "/.."),
         "adapter {}: is the LoRA alone of a PESC adapter: name the folder around it", dir);
-  if (fs::exists(dir + "/adapter_config.json")) return load_peft(model, dir, replaced);
+  const bool peft = fs::exists(dir + "/adapter_config.json");
+  // A LoRA alone comes without a config.json.
+  check(!peft || !fs::exists(dir + "/config.json") || read_config(dir).adapter_dim == 0,
+        "adapter {}: moe_model.safetensors is missing: config.json says that it is of PESC", dir);
+  if (peft) return load_peft(model, dir, replaced);
   if (std::string config = dir + "/config.json";
       fs::exists(config)) {  // of the model it was made on
     std::string type = family_of(read_json_file(config), config);

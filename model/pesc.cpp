@@ -82,9 +82,11 @@ Config crafted_config(const Config& d, const CraftOptions& opt, DType weights,
   return c;
 }
 
-// What keeps the authors' code from running the model as it is.
+}  // namespace
+
 std::vector<std::string> beyond_authors(const Config& c) {
   std::vector<std::string> out;
+  if (family(c.model_type).config_class == nullptr) return out;  // there is no such code
   Reader r{c.json, c.where};
   auto say = [&](const std::string& what) {
     out.push_back(
@@ -92,6 +94,10 @@ std::vector<std::string> beyond_authors(const Config& c) {
                     "model",
                     c.where, what));
   };
+  if (c.rope.theta != 10000 && c.model_type == "camelidae")
+    out.push_back(
+        fmt::format("{}: rope_theta is {}; the authors' code rotates with 10000 whatever it says",
+                    c.where, c.rope.theta));
   bool simple = c.rope.type == RopeType::kLinear || c.rope.type == RopeType::kDynamic;
   if (c.rope.type != RopeType::kDefault && !(simple && c.model_type == "camelidae"))
     say("rope_scaling is " + c.json.at("rope_scaling").dump());
@@ -101,8 +107,6 @@ std::vector<std::string> beyond_authors(const Config& c) {
     say(fmt::format("head_dim is {}", D));
   return out;
 }
-
-}  // namespace
 
 std::unique_ptr<Model> craft(Model& dense, const CraftOptions& opt, const std::string& where) {
   check_craftable(dense.config);
@@ -122,8 +126,7 @@ std::unique_ptr<Model> craft(Model& dense, const CraftOptions& opt, const std::s
     return type == DType::F32 ? t : cast(t, type);
   };
   auto model = make_model(crafted_config(dense.config, opt, type, where), source);
-  if (family(model->config.model_type).config_class != nullptr)
-    for (std::string& s : beyond_authors(model->config)) model->notices.push_back(std::move(s));
+  for (std::string& s : beyond_authors(model->config)) model->notices.push_back(std::move(s));
   return model;
 }
 

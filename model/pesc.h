@@ -28,4 +28,7 @@ void check_craftable(const Config& dense);
 // will have, for messages.
 std::unique_ptr<Model> craft(Model& dense, const CraftOptions& opt, const std::string& where);
 
+// Where the authors' code runs a PESC model of this config otherwise, or not at all; a line each.
+std::vector<std::string> beyond_authors(const Config& config);
+
 }  // namespace sutor

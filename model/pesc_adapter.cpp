@@ -14,9 +14,16 @@ namespace fs = std::filesystem;
 namespace {
 
 // The constants with which the adapter was trained; with others it loads and computes nonsense.
-void check_constants(const Model& model, const std::string& dir) {
+void check_constants(Model& model, const std::string& dir) {
   const std::string file = dir + "/config.json";
-  if (!fs::exists(file)) return;  // the authors write none
+  if (!fs::exists(file)) {  // the authors write none
+    model.notices.push_back(
+        fmt::format("adapter {}: has no config.json: that it was trained with top-k {}, "
+                    "moe_scaling {} and this "
+                    "RoPE cannot be checked",
+                    dir, model.config.route.top_k, model.config.adapter_scaling));
+    return;
+  }
   const Config was = read_config(file), &now = model.config;
   auto same = [&](const char* key, auto a, auto b) {
     check(a == b, "adapter {}: was trained with {} {}, the model has {}: made for another one", dir,
@@ -29,6 +36,7 @@ void check_constants(const Model& model, const std::string& dir) {
   same("topk", was.route.top_k, now.route.top_k);
   same("adapter_dim", was.adapter_dim, now.adapter_dim);
   same("moe_scaling", was.adapter_scaling, now.adapter_scaling);
+  same("rope_theta", was.rope.theta, now.rope.theta);
 }
 
 }  // namespace

@@ -277,6 +277,18 @@ TEST_CASE("pesc: train, resume, merge by commands; wrong adapters are one line")
   fresh(f / "a/adapter");
   wrong("tests/goldens/llama/biased", {"llama model has no adapters", "craft"});
   wrong("tests/goldens/camelidae/quarter", {"num_hidden_layers 3", "2", "another"});
+  fresh(f / "a/adapter");
+  fs::remove(f / "w/moe_model.safetensors");
+  wrong(model, {"moe_model.safetensors is missing"});
+  fresh(f / "a/adapter");
+  fs::remove(f / "w/config.json");
+  {
+    auto loaded = load_model(model);
+    Replaced replaced;
+    load_adapter(*loaded, f / "w", &replaced);
+    REQUIRE(loaded->notices.size() == 1);
+    CHECK(loaded->notices[0].find("cannot be checked") != std::string::npos);
+  }
   edited([](NamedTensors& t) { t.pop_back(); });
   wrong(model, {"moe_model.safetensors holds no model.layers."});
   edited([](NamedTensors& t) { t.emplace_back("model.norm.weight", zeros({48})); });
