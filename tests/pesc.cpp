@@ -123,6 +123,33 @@ TEST_CASE("pesc: five steps equal the authors' code, over a float32 and an NF4 b
   }
 }
 
+TEST_CASE("pesc: the balance loss weighs the same in any number of micro-batches of equal rows") {
+  const std::vector<TrainRow> rows(8, golden_rows().front());
+  Ctx ctx = cpu_context(Compute::kF32);
+  for (LossMean mean : {LossMean::kTokens, LossMean::kMeans}) {
+    CAPTURE(static_cast<int>(mean));
+    auto norm = [&](int64_t grad_accum, double alpha) {
+      auto model = pesc_model(false, Compute::kF32);
+      TrainOptions o = golden_options();
+      o.mean = mean;
+      o.steps = 1;
+      o.batch = 1;
+      o.grad_accum = grad_accum;
+      o.aux_alpha = alpha;
+      double norm = 0;
+      train(ctx, *model, rows, o, 0, [&](const StepLog& s) {
+        norm = s.grad_norm;
+        return true;
+      });
+      return norm;
+    };
+    const double one = norm(1, 10), none = norm(1, 0);
+    CHECK(std::abs(one - none) > 0.01 * none);  // it is there
+    for (int64_t accum : {2, 8})
+      CHECK(norm(accum, 10) == doctest::Approx(one).epsilon(1e-5).scale(0));
+  }
+}
+
 TEST_CASE("pesc: the same bits for any number of threads, recomputed, resumed; with dropout") {
   const std::vector<TrainRow> rows = golden_rows();
   Ctx ctx = cpu_context(Compute::kBF16);
