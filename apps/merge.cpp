@@ -52,8 +52,8 @@ double unrounded_change(const Probe& apart, const Probe& merged) {
 void round_placed(Model& model, const Replaced& replaced, DType type) {
   for (const auto& [name, dir] : replaced)
     if (Param& p = model.params.at(name);
-        type == DType::BF16 && p.value.dtype == DType::F32 && is_pesc_adapter(dir))
-      p.value = cast(p.value, DType::BF16);
+        type != DType::F32 && p.value.dtype == DType::F32 && is_pesc_adapter(dir))
+      p.value = cast(p.value, type);
 }
 
 void run(const Args& a) {

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <bit>
 #include <cstdlib>
 #include <cstring>
 #include <mutex>
@@ -249,6 +250,9 @@ void copy_into(const Tensor& dst, const Tensor& src) {
     int64_t n = src.numel();
     if (dst.dtype == DType::F32) {
       for (int64_t i = 0; i < n; ++i) dst.as<float>()[at(i)] = get(i);
+    } else if (dst.dtype == DType::F16) {  // the language rounds to nearest even, too
+      for (int64_t i = 0; i < n; ++i)
+        dst.as<f16>()[at(i)] = {std::bit_cast<uint16_t>(static_cast<_Float16>(get(i)))};
     } else {
       for (int64_t i = 0; i < n; ++i) dst.as<bf16>()[at(i)] = bf16(get(i));
     }

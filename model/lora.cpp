@@ -89,6 +89,21 @@ bf16 bf16_of(double x) {
   return bf16(f);
 }
 
+// Each from the f64 in one rounding, to nearest even.
+void round_to(float& out, double x) { out = static_cast<float>(x); }
+void round_to(bf16& out, double x) { out = bf16_of(x); }
+void round_to(f16& out, double x) { out.bits = std::bit_cast<uint16_t>(static_cast<_Float16>(x)); }
+
+// The next number of the type away from zero (step 1) or towards it (-1).
+float neighbour(float x, int step) {
+  return std::bit_cast<float>(std::bit_cast<uint32_t>(x) + static_cast<uint32_t>(step));
+}
+template <class T>
+float neighbour(T x, int step) {
+  x.bits = static_cast<uint16_t>(x.bits + step);
+  return x;
+}
+
 void each_row(const MergedWeight& m,
               const std::function<void(int64_t n, const std::vector<double>& row)>& fn) {
   parallel_for(m.original.dim(0), 1, [&](int64_t lo, int64_t hi) {
@@ -113,8 +128,6 @@ std::vector<MergedWeight> merge_unrounded(Model& model) {
   for (Param& p : model.params.all()) {
     if (!p.lora) continue;
     p.value = unpacked(p.value);
-    check(p.value.dtype == DType::F32 || p.value.dtype == DType::BF16,
-          "{}: a LoRA merges into F32 or BF16, not {}", p.name, name_of(p.value.dtype));
     p.value = unrounded(merged.emplace_back(MergedWeight{&p, p.value, *p.lora, {}}));
     p.lora.reset();
   }
@@ -124,10 +137,12 @@ std::vector<MergedWeight> merge_unrounded(Model& model) {
 void round_merged(const std::vector<MergedWeight>& merged) {
   for (const MergedWeight& m : merged) {
     if (m.original.dtype == DType::F32) continue;  // already rounded, once
-    Tensor w = empty(m.original.shape, DType::BF16);
-    each_row(m, [&](int64_t n, const std::vector<double>& row) {
-      bf16* out = w.as<bf16>() + n * w.ld;
-      for (size_t k = 0; k < row.size(); ++k) out[k] = bf16_of(row[k]);
+    Tensor w = empty(m.original.shape, m.original.dtype);
+    visit_float(w.dtype, [&](auto type) {
+      each_row(m, [&](int64_t n, const std::vector<double>& row) {
+        auto* out = w.as<decltype(type)>() + n * w.ld;
+        for (size_t k = 0; k < row.size(); ++k) round_to(out[k], row[k]);
+      });
     });
     m.param->value = w;
   }
@@ -137,20 +152,18 @@ void check_merged(const MergedWeight& m, const Tensor& stored) {
   check(stored.dtype == m.original.dtype && stored.shape == m.original.shape,
         "{}: is {} {} after merging, was {} {}", m.param->name, name_of(stored.dtype),
         to_string(stored.shape), name_of(m.original.dtype), to_string(m.original.shape));
-  bool bf = stored.dtype == DType::BF16;
-  each_row(m, [&](int64_t n, const std::vector<double>& row) {
-    for (size_t k = 0; k < row.size(); ++k) {
-      float s = bf ? static_cast<float>(stored.as<bf16>()[n * stored.ld + k]) : stored.row(n)[k];
-      auto neighbour = [&](int step) {  // the next number away from zero (1) or towards it (-1)
-        uint32_t ulp = bf ? 1u << 16 : 1u, bits = std::bit_cast<uint32_t>(s);
-        return std::bit_cast<float>(step > 0 ? bits + ulp : bits - ulp);
-      };
-      double off = std::abs(s - row[k]);
-      bool nearest = std::isfinite(s) && off <= std::abs(neighbour(1) - row[k]) &&
-                     (s == 0 || off <= std::abs(neighbour(-1) - row[k]));
-      check(nearest, "{}[{},{}]: {} is not the nearest {} to W + s B A = {}", m.param->name, n, k,
-            s, name_of(stored.dtype), row[k]);
-    }
+  visit_float(stored.dtype, [&](auto type) {
+    each_row(m, [&](int64_t n, const std::vector<double>& row) {
+      const auto* in = stored.as<decltype(type)>() + n * stored.ld;
+      for (size_t k = 0; k < row.size(); ++k) {
+        float s = in[k];
+        double off = std::abs(s - row[k]);
+        bool nearest = std::isfinite(s) && off <= std::abs(neighbour(in[k], 1) - row[k]) &&
+                       (s == 0 || off <= std::abs(neighbour(in[k], -1) - row[k]));
+        check(nearest, "{}[{},{}]: {} is not the nearest {} to W + s B A = {}", m.param->name, n, k,
+              s, name_of(stored.dtype), row[k]);
+      }
+    });
   });
 }
 

@@ -278,8 +278,6 @@ class Loader {
       return;
     }
     w.value = unpacked(w.value);
-    check(w.value.dtype == DType::F32 || w.value.dtype == DType::BF16,
-          "{}: {} folds into F32 or BF16, {} is {}", dir_, key, w.name, name_of(w.value.dtype));
     Tensor m;
     if (magnitude) {
       check(magnitude.numel() == w.value.dim(0), "{}: lora_magnitude_vector {} does not fit {} {}",

@@ -98,11 +98,14 @@ void train(Ctx& ctx, Model& model, const std::vector<TrainRow>& rows, const Trai
           lm_loss(x, model.head(), b.targets, static_cast<float>(1.0 / static_cast<double>(n)));
       log.loss += loss.value.f32()[0];
       std::vector<std::pair<Var, float>> seeds{{loss, 1.0f}};
-      // The authors' balance gradient enters once per micro-batch, not divided by the accumulation
-      // steps.
+      // The ESFT authors' hook in DeepSeek's gate adds its balance gradient in backward, which the
+      // trainer's division of the loss does not reach: once per micro-batch, whatever their number.
+      // Everywhere else the balance loss is part of the loss that is divided.
+      const AuxLoss kind = model.config.aux;
+      bool whole = means && (kind == AuxLoss::kSequence || kind == AuxLoss::kBatch);
       for (const Var& v : aux) {
         log.aux += v.value.f32()[0] / static_cast<double>(opt.grad_accum);
-        seeds.emplace_back(v, static_cast<float>(opt.aux_alpha / (means ? 1 : opt.grad_accum)));
+        seeds.emplace_back(v, static_cast<float>(opt.aux_alpha / (whole ? 1 : opt.grad_accum)));
       }
       tape.backward(seeds);
     }

@@ -130,3 +130,48 @@ TEST_CASE("merge: rounding happens once, and a wrong weight is found") {
   CHECK_THROWS_WITH_AS(check_merged(merged[0], w.value), doctest::Contains("is not the nearest"),
                        Error);
 }
+
+TEST_CASE("merge: a float16 weight is rounded once, from its smallest number to its largest") {
+  auto model = load_model(kModel);
+  LoraOptions opt{1, 1, {"model.layers.0.self_attn.o_proj"}};
+  REQUIRE(add_lora(*model, opt, 1) == 1);
+  Param& w = model->params.at("model.layers.0.self_attn.o_proj.weight");
+  std::fill_n(w.lora->a->value.f32(), w.lora->a->value.numel(), 0.0f);
+  w.lora->a->value.row(0)[0] = 1;
+  struct Row {
+    float weight, added;
+    uint16_t want;
+  };
+  const Row rows[] = {{1, std::ldexp(1.0f, -11), 0x3c00},    // a tie goes to even
+                      {1, std::ldexp(1.5f, -11), 0x3c01},    // up
+                      {-1, std::ldexp(-3.0f, -11), 0xbc02},  // a tie goes to even, away from zero
+                      {0, std::ldexp(1.0f, -24), 0x0001},    // the smallest
+                      {0, std::ldexp(1.0f, -25), 0x0000},    // half of it
+                      {65504, -16, 0x7bfe},                  // below the largest, a tie
+                      {std::ldexp(1.0f, -14), -1e-9f, 0x0400},  // the smallest normal one
+                      {0.5f, std::ldexp(1.0f, -30), 0x3800}};   // lost in float32 already
+  Tensor base = zeros(w.value.shape, DType::F16);
+  for (int n = 0; const Row& r : rows) {
+    base.as<f16>()[n * base.ld].bits = std::bit_cast<uint16_t>(static_cast<_Float16>(r.weight));
+    w.lora->b->value.row(n++)[0] = r.added;
+  }
+  w.value = base;
+  auto merged = merge_unrounded(*model);
+  round_merged(merged);
+  REQUIRE(w.value.dtype == DType::F16);
+  for (int n = 0; const Row& r : rows) {
+    CAPTURE(n);
+    CHECK(w.value.as<f16>()[n++ * w.value.ld].bits == r.want);
+  }
+  check_merged(merged[0], w.value);
+  w.value.as<f16>()[w.value.ld].bits = 0x3c00;
+  CHECK_THROWS_WITH_AS(check_merged(merged[0], w.value), doctest::Contains("nearest F16"), Error);
+  // The same of a cast.
+  Tensor x = zeros({5});
+  const float values[] = {1 + std::ldexp(1.0f, -11), 1 + std::ldexp(3.0f, -11), -1e-8f, 65519,
+                          65520};
+  std::copy(std::begin(values), std::end(values), x.f32());
+  const uint16_t want[] = {0x3c00, 0x3c02, 0x8000, 0x7bff, 0x7c00};
+  Tensor half = cast(x, DType::F16);
+  for (int i = 0; i < 5; ++i) CHECK(half.as<f16>()[i].bits == want[i]);
+}

@@ -123,6 +123,33 @@ TEST_CASE("pesc: five steps equal the authors' code, over a float32 and an NF4 b
   }
 }
 
+TEST_CASE("pesc: the balance loss weighs the same in any number of micro-batches of equal rows") {
+  const std::vector<TrainRow> rows(8, golden_rows().front());
+  Ctx ctx = cpu_context(Compute::kF32);
+  for (LossMean mean : {LossMean::kTokens, LossMean::kMeans}) {
+    CAPTURE(static_cast<int>(mean));
+    auto norm = [&](int64_t grad_accum, double alpha) {
+      auto model = pesc_model(false, Compute::kF32);
+      TrainOptions o = golden_options();
+      o.mean = mean;
+      o.steps = 1;
+      o.batch = 1;
+      o.grad_accum = grad_accum;
+      o.aux_alpha = alpha;
+      double norm = 0;
+      train(ctx, *model, rows, o, 0, [&](const StepLog& s) {
+        norm = s.grad_norm;
+        return true;
+      });
+      return norm;
+    };
+    const double one = norm(1, 10), none = norm(1, 0);
+    CHECK(std::abs(one - none) > 0.01 * none);  // it is there
+    for (int64_t accum : {2, 8})
+      CHECK(norm(accum, 10) == doctest::Approx(one).epsilon(1e-5).scale(0));
+  }
+}
+
 TEST_CASE("pesc: the same bits for any number of threads, recomputed, resumed; with dropout") {
   const std::vector<TrainRow> rows = golden_rows();
   Ctx ctx = cpu_context(Compute::kBF16);
@@ -318,6 +345,44 @@ TEST_CASE("pesc: train, resume, merge by commands; wrong adapters are one line")
   check_one_line(run(f, "train " + (f / "dense") + " --data " + kDir +
                             "/rows.jsonl --method pesc --out " + (f / "x")),
                  1, {"no adapters", "craft", "full, lora"});
+}
+
+TEST_CASE("pesc: a float16 model is crafted, trained, merged and read from a run's checkpoint") {
+  if (binary() == nullptr) return;
+  Folder f;
+  fs::create_directories(f / "dense");
+  const std::string tied = "tests/goldens/llama/tied/";
+  NamedTensors half;
+  const Checkpoint from = Checkpoint::open(tied + "model.safetensors");
+  for (const std::string& n : from.names()) half.emplace_back(n, cast(from.get(n), DType::F16));
+  save_safetensors(f / "dense/model.safetensors", half);
+  Json config = read_json_file(tied + "config.json");
+  config.erase("dtype");
+  config["torch_dtype"] = "float16";
+  f.file("dense/config.json", config.dump());
+  for (const char* name : {"tokenizer.json", "tokenizer_config.json"})
+    f.file(std::string("dense/") + name, read_file(std::string("recipes/embedded/") + name));
+  auto good = [&](const std::string& command) {
+    Result r = run(f, command);
+    CAPTURE(command);
+    CAPTURE(r.err);
+    REQUIRE(r.code == 0);
+  };
+  const std::string data = " --data " + kDir + "/rows.jsonl --threads 2 --quiet ";
+  good("craft " + (f / "dense") + " --experts 5 --adapter-dim 12 --quiet --out " + (f / "camel"));
+  good("train " + (f / "camel") + data +
+       "--method pesc --rank 2 --seq 32 --steps 1 --lr 0.01 --save-every 1 --out " + (f / "run"));
+  good("merge " + (f / "camel") + " --adapter " + (f / "run/adapter") + " --out " + (f / "merged"));
+  good("eval " + (f / "run/checkpoint-1") + data);
+  auto camel = load_model(f / "camel"), merged = load_model(f / "merged");
+  int changed = 0;
+  for (const Param& p : merged->params.all()) {
+    CAPTURE(p.name);
+    CHECK(p.value.dtype == DType::F16);
+    changed += !same_bytes(p.value, camel->params.at(p.name).value);
+  }
+  CHECK(changed > 10);
+  CHECK(read_json_file(f / "camel/config.json")["torch_dtype"] == "float16");
 }
 
 TEST_CASE("quantize: ESFT and LoRA with dropout train over a base of 4 bits") {
