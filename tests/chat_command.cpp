@@ -1,5 +1,11 @@
-// sutor chat over a pipe: the answers of `generate` on the same conversation, commands, signals.
+// sutor chat over a pipe and a terminal: the answers of `generate` on the same conversation,
+// commands, signals, turns that fail; and KvSession, which it keeps.
+#include <fcntl.h>
+#include <stdlib.h>
+
 #include "apps/sampling_args.h"
+#include "io/safetensors.h"
+#include "io/safetensors_writer.h"
 #include "tests/command.h"
 
 using namespace sutor;
@@ -96,6 +102,52 @@ wait $pid; echo $?; kill $watch)",
   CHECK(status == 0);
   CAPTURE(read_file(f / ".err"));
   CHECK(read_file(f / ".out") == "alive\n130\n");
+}
+
+TEST_CASE("chat: a turn that fails is not part of the conversation, nor of Ctrl-C") {
+  if (binary() == nullptr) return;
+  Folder f;
+  const std::string golden = "tests/goldens/esft_train/model";
+  fs::copy(golden, f / "m");
+  NamedTensors tensors;
+  const Checkpoint file = Checkpoint::open(golden);
+  for (const std::string& name : file.names()) {
+    Tensor t = clone(file.get(name));
+    if (name == "model.embed_tokens.weight") t.as<bf16>()[57 * t.cols()].bits = 0x7fc0;  // "Z"
+    tensors.emplace_back(name, t);
+  }
+  save_safetensors(f / "m/model.safetensors", tensors);
+  const int terminal = posix_openpt(O_RDWR | O_NOCTTY);
+  REQUIRE(terminal >= 0);
+  REQUIRE(terminal < 9);  // what sh can name
+  REQUIRE(grantpt(terminal) == 0);
+  REQUIRE(unlockpt(terminal) == 0);
+  const std::string script = f.file("script", fmt::format(R"(
+exec 9<>{1}  # stays open
+"$SUTOR" chat {0}/m --threads 1 --quiet --json --max-tokens 4 <{1} >{0}/said 2>{0}/notes & pid=$!
+(sleep 60; kill -9 $pid) >/dev/null 2>&1 & watch=$!
+for word in a Z a Z; do
+  s=$(cat {0}/said {0}/notes | wc -l); n=0
+  echo $word >&{2}
+  while [ $(cat {0}/said {0}/notes | wc -l) -le $s ] && [ $n -lt 200 ]; do sleep 0.05; n=$((n+1)); done
+done
+kill -INT $pid
+wait $pid; echo $?; kill $watch)",
+                                                          f.path, ptsname(terminal), terminal));
+  const int status =
+      std::system(fmt::format("sh {0} >{1}/.out 2>{1}/.err", script, f.path).c_str());
+  close(terminal);
+  CHECK(status == 0);
+  CAPTURE(read_file(f / ".err"));
+  CHECK(read_file(f / ".out") == "130\n");  // of the first Ctrl-C, at the prompt
+  const std::string notes = read_file(f / "notes");
+  CAPTURE(notes);
+  CHECK(notes.find("are not finite") != notes.npos);
+  std::vector<Json> said = lines_of(read_file(f / "said"));
+  REQUIRE(said.size() == 2);
+  Result twice = run(f, "chat " + (f / "m") + " --threads 1 --quiet --json --max-tokens 4 <" +
+                            f.file("say", "a\na\n"));
+  CHECK(lines_of(twice.out) == said);
 }
 
 TEST_CASE("generate: a session reads only what is new, and draws the same tokens") {
