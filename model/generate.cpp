@@ -174,9 +174,9 @@ Generation generate(Ctx& ctx, Model& model, const std::vector<int32_t>& prompt, 
     logits = logits_of(ctx, model, model.extend(ctx, cache, fed, static_cast<int64_t>(fed.size())));
   }
   g.decode_seconds = since(begin);
-  // Guessed tokens may still be in the cache behind the last that was drawn.
+  // Behind fed[at] the cache holds guesses: wrong ones, or drawn just now.
+  cache.length -= static_cast<int64_t>(fed.size() - 1 - at);
   kept.ids = std::move(seen);
-  cache.length = std::min(cache.length, std::ssize(kept.ids));
   kept.ids.resize(static_cast<size_t>(cache.length));
   return g;
 }

@@ -168,3 +168,36 @@ TEST_CASE("generate: a session reads only what is new, and draws the same tokens
   generate(ctx, *model, {5, 6}, 1, {}, {}, {}, {}, &session);  // shorter than what is kept
   CHECK(session.ids == std::vector<int32_t>{5, 6});
 }
+
+TEST_CASE("generate: a session keeps nothing of a draft that was not drawn") {
+  auto model = load_model("tests/goldens/esft_train/model");
+  Ctx ctx = cpu_context(Compute::kF32);
+  const std::vector<int32_t> prompt{5, 6, 7, 8, 9};
+  const std::vector<int32_t> ids = generate(ctx, *model, prompt, 8, {}, {}).ids;
+  auto check_next = [&](KvSession& session, std::vector<int32_t> next) {
+    CHECK(session.cache.length == std::ssize(session.ids));
+    next.push_back(20);
+    CHECK(
+        generate(ctx, *model, next, 8, {}, {.logprobs = 1}, {}, {}, &session).logprobs[0].chosen ==
+        doctest::Approx(generate(ctx, *model, next, 8, {}, {.logprobs = 1}).logprobs[0].chosen)
+            .epsilon(1e-6));
+  };
+  for (size_t right = 1; right < 5; ++right)
+    for (size_t last = 1; last < 6; ++last) {  // the caller stops there, or an end id is drawn
+      CAPTURE(right);
+      CAPTURE(last);
+      std::vector<int32_t> draft(ids.begin(), ids.begin() + static_cast<long>(right)),
+          next = prompt;
+      for (int i = 0; i < 6; ++i) draft.push_back(ids[right] == 30 ? 31 : 30);
+      next.insert(next.end(), ids.begin(), ids.begin() + static_cast<long>(last));
+      KvSession stopped, ended, full;
+      size_t n = 0;
+      generate(
+          ctx, *model, prompt, 8, {}, {}, [&](int32_t) { return ++n < last; }, draft, &stopped);
+      check_next(stopped, next);
+      generate(ctx, *model, prompt, 8, {ids[last]}, {}, {}, draft, &ended);
+      check_next(ended, next);
+      generate(ctx, *model, prompt, static_cast<int64_t>(last), {}, {}, {}, draft, &full);
+      check_next(full, next);
+    }
+}
