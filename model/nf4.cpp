@@ -1,5 +1,6 @@
 #include "model/nf4.h"
 
+#include <cmath>
 #include <cstring>
 
 #include "engine/dry_run.h"
@@ -18,6 +19,13 @@ struct Type {
 };
 constexpr Type kTypes[] = {
     {DType::F32, "float32"}, {DType::BF16, "bfloat16"}, {DType::F16, "float16"}};
+
+// NaN and Inf have no code.
+Nf4 packed_finite(const std::string& name, const Tensor& weight) {
+  Nf4 p = pack_nf4(weight);
+  check(std::isfinite(p.offset), "{}: holds NaN or Inf, which NF4 cannot", name);
+  return p;
+}
 
 class Nf4Weights : public Weights {
  public:
@@ -146,7 +154,7 @@ int quantise_frozen(Model& model) {
   for (Param& p : model.params.all()) {
     if (p.trainable || p.value.dtype == DType::NF4 || !is_linear(p)) continue;
     Tensor w = p.value;
-    p.value = nf4_tensor(pack_nf4(w), w.shape, w.dtype);
+    p.value = nf4_tensor(packed_finite(p.name, w), w.shape, w.dtype);
     forget_pages(w);
     ++packed;
   }
@@ -154,7 +162,7 @@ int quantise_frozen(Model& model) {
 }
 
 NamedTensors packed_nf4(const std::string& name, const Tensor& weight) {
-  Nf4 p = pack_nf4(weight);
+  Nf4 p = packed_finite(name, weight);
   const char* dtype = nullptr;
   for (const Type& t : kTypes)
     if (t.dtype == weight.dtype) dtype = t.name;
