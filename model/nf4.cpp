@@ -99,13 +99,14 @@ class Nf4Weights : public Weights {
     check(known != nullptr, "{}: dtype is \"{}\", known: float32, bfloat16, float16", where, type);
     s.dtype = known->dtype;
     int64_t n = 1;
-    bool fits = true;
+    bool fits = true;  // n, and n + block below, in 64 bits
     for (const Json& d : sutor::get<Json>(j, "shape", where)) {
       check(d.is_number_unsigned() && d.get<uint64_t>() < (uint64_t{1} << 40),
             "{}: shape must hold integers >= 0", where);
       s.info.shape.push_back(d.get<int64_t>());
       fits = fits && !__builtin_mul_overflow(n, s.info.shape.back(), &n);
     }
+    fits = fits && n < int64_t{1} << 60;
     check(fits && base_->has(name), "{}: {} {} is not there", where, name, to_string(s.info.shape));
     auto block = [&](const char* key) {
       auto v = sutor::get<int64_t>(j, key, where);

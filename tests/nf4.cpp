@@ -165,6 +165,7 @@ TEST_CASE("nf4: corruptions") {
   contains(state("float32", "float64"), "dtype is \"float64\"");
   contains(state("[4, 64]", "[-4, 64]"), "integers >= 0");
   contains(state("[4, 64]", "[1000000000000, 1000000000000]"), "is not there");
+  contains(state("[4, 64]", "[60247241209, 153092023]"), "is not there");  // n + 63: no int64
   contains(state("[4, 64]", "[4, 65]"), "130 U8 expected");
   contains(state("{", "["), "invalid JSON");
 }
