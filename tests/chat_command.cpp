@@ -150,23 +150,36 @@ wait $pid; echo $?; kill $watch)",
   CHECK(lines_of(twice.out) == said);
 }
 
-TEST_CASE("generate: a session reads only what is new, and draws the same tokens") {
-  auto model = load_model("tests/goldens/esft_train/model");
-  Ctx ctx = cpu_context(Compute::kF32);
+namespace {
+
+// Four turns with a session and without draw the same ids.
+void check_session(Ctx& ctx, Model& model, int64_t max_tokens) {
   KvSession session;
   std::vector<int32_t> prompt{5, 6, 7, 8, 9};
   for (int turn = 0; turn < 4; ++turn) {
     CAPTURE(turn);
-    Generation alone = generate(ctx, *model, prompt, 12, {}, {}),
-               kept = generate(ctx, *model, prompt, 12, {}, {}, {}, {}, &session);
+    Generation alone = generate(ctx, model, prompt, max_tokens, {}, {}),
+               kept = generate(ctx, model, prompt, max_tokens, {}, {}, {}, {}, &session);
     CHECK(kept.ids == alone.ids);
     CHECK(session.cache.length == std::ssize(session.ids));
-    CHECK(std::ssize(session.ids) == std::ssize(prompt) + 11);
+    CHECK(std::ssize(session.ids) == std::ssize(prompt) + max_tokens - 1);
     prompt.insert(prompt.end(), kept.ids.begin(), kept.ids.end() - (turn == 1 ? 5 : 0));
     prompt.push_back(turn + 20);
   }
+}
+
+}  // namespace
+
+TEST_CASE("generate: a session reads only what is new, and draws the same tokens") {
+  auto model = load_model("tests/goldens/esft_train/model");
+  Ctx ctx = cpu_context(Compute::kF32);
+  check_session(ctx, *model, 12);
+  KvSession session;
+  generate(ctx, *model, {5, 6, 7}, 2, {}, {}, {}, {}, &session);
   generate(ctx, *model, {5, 6}, 1, {}, {}, {}, {}, &session);  // shorter than what is kept
   CHECK(session.ids == std::vector<int32_t>{5, 6});
+  auto windowed = load_model("tests/goldens/mistral/window");
+  check_session(ctx, *windowed, 12);
 }
 
 TEST_CASE("generate: a session keeps nothing of a draft that was not drawn") {
@@ -200,4 +213,26 @@ TEST_CASE("generate: a session keeps nothing of a draft that was not drawn") {
       generate(ctx, *model, prompt, static_cast<int64_t>(last), {}, {}, {}, draft, &full);
       check_next(full, next);
     }
+}
+
+TEST_CASE("generate: a session keeps nothing that dynamic RoPE would turn otherwise") {
+  Folder f;
+  Json j = read_json_file("tests/goldens/llama/rope_dynamic/config.json");
+  j["max_position_embeddings"] = 24;
+  const Config config = read_config(f.file("config.json", j.dump()));
+  auto model = make_model(config, random_source(config, 3, DType::F32));
+  Ctx ctx = cpu_context(Compute::kF32);
+  KvSession session;
+  std::vector<int32_t> prompt{5, 6, 7, 8, 9, 10, 11, 12};
+  // Within the original length, over it, and (a new conversation) within it again.
+  for (size_t length : {8, 16, 32, 40, 12, 20}) {
+    CAPTURE(length);
+    while (prompt.size() < length) prompt.push_back(static_cast<int32_t>(prompt.size() * 7 % 50));
+    prompt.resize(length);
+    Generation alone = generate(ctx, *model, prompt, 6, {}, {.logprobs = 1}),
+               kept = generate(ctx, *model, prompt, 6, {}, {.logprobs = 1}, {}, {}, &session);
+    CHECK(kept.ids == alone.ids);
+    for (size_t i = 0; i < kept.ids.size(); ++i)
+      CHECK(kept.logprobs[i].chosen == doctest::Approx(alone.logprobs[i].chosen).epsilon(1e-6));
+  }
 }
