@@ -23,6 +23,14 @@ constexpr const char* kHelp =
 
 volatile std::sig_atomic_t answering = 0, interrupted = 0;
 
+struct Answering {  // also when the answer fails, the next Ctrl-C is one at the prompt
+  Answering() {
+    interrupted = 0;
+    answering = 1;
+  }
+  ~Answering() { answering = 0; }
+};
+
 void at_interrupt(int sig) {
   if (answering == 0 || interrupted != 0) {
     std::signal(sig, SIG_DFL);
@@ -78,12 +86,13 @@ class Conversation {
     if (a_.given("system")) messages_.push_back({"system", a_.str("system")});
   }
 
-  // The answer to stdout; ends early when interrupted.
+  // The answer to stdout; ends early when interrupted. A turn that fails is not part of the
+  // conversation.
   void answer(const std::string& text) {
-    messages_.push_back({"user", text});
-    const std::vector<int32_t> prompt = tok_.encode(chat_.render(messages_, true), false);
+    std::vector<Message> messages = messages_;
+    messages.push_back({"user", text});
+    const std::vector<int32_t> prompt = tok_.encode(chat_.render(messages, true), false);
     const int64_t longest = model_->config.max_positions, read = std::ssize(prompt);
-    if (read >= longest) messages_.pop_back();
     check(read < longest,
           "{}: max_position_embeddings is {}, the conversation has {} tokens (/reset begins anew)",
           model_->config.where, longest, read);
@@ -98,19 +107,21 @@ class Conversation {
       fmt::print("{}", piece);
       std::fflush(stdout);
     };
-    interrupted = 0;
-    answering = 1;
-    Generation g = generate(
-        ctx_, *model_, prompt, std::min(a_.num("max-tokens"), longest - read), eos_, opt_,
-        [&](int32_t id) {
-          put(stop.push(decoder.push(id)));
-          return !stop.found() && interrupted == 0;
-        },
-        {}, &session_);
-    answering = 0;
+    auto draw = [&] {
+      const Answering now;
+      return generate(
+          ctx_, *model_, prompt, std::min(a_.num("max-tokens"), longest - read), eos_, opt_,
+          [&](int32_t id) {
+            put(stop.push(decoder.push(id)));
+            return !stop.found() && interrupted == 0;
+          },
+          {}, &session_);
+    };
+    const Generation g = draw();
     put(stop.push(decoder.finish()));
     put(stop.finish());
-    messages_.push_back({"assistant", said});
+    messages.push_back({"assistant", said});
+    messages_ = std::move(messages);
     ++opt_.seed;
     const char* why = interrupted != 0 ? "interrupt" : g.stopped ? "stop" : "length";
     if (!a_.on("json")) {

@@ -18,16 +18,15 @@ std::vector<int> Config::moe_layers() const {
 namespace {
 
 // Keys that families leave unread and that change no weight, activation or loss here: what files
-// say of themselves, of tokens, of generation and of how transformers runs; dropout, which
-// published models have at 0; what counts only where another key asks for it (groups, windows, a
-// scaling factor); and what tensors or other keys tell (quantization_config, qk_head_dim).
+// say of themselves, of tokens, of generation and of how transformers runs; what counts only where
+// another key asks for it (groups, windows, a scaling factor); and what tensors or other keys tell
+// (quantization_config, qk_head_dim).
 constexpr std::string_view kNoEffect[] = {
     "_attn_implementation",
     "_attn_implementation_autoset",
     "_name_or_path",
     "add_cross_attention",
     "architectures",
-    "attention_dropout",
     "attn_implementation",
     "auto_map",
     "aux_loss_alpha",
@@ -37,12 +36,10 @@ constexpr std::string_view kNoEffect[] = {
     "cls_token_id",
     "decoder_start_token_id",
     "dtype",
-    "embd_pdrop",
     "eos_token_id",
     "ep_size",
     "finetuning_task",
     "head_dim",
-    "hidden_dropout",
     "id2label",
     "is_decoder",
     "is_encoder_decoder",
@@ -61,7 +58,6 @@ constexpr std::string_view kNoEffect[] = {
     "problem_type",
     "qk_head_dim",
     "quantization_config",
-    "resid_pdrop",
     "return_dict",
     "routed_scaling_factor",
     "router_aux_loss_coef",
@@ -79,6 +75,17 @@ constexpr std::string_view kNoEffect[] = {
     "use_cache",
     "use_sliding_window",
 };
+
+// What published models have at 0 and is not here: no effect as long as it is.
+constexpr std::string_view kDropouts[] = {"attention_dropout", "embd_pdrop", "hidden_dropout",
+                                          "resid_pdrop"};
+
+bool known_without_effect(const std::string& key, const Json& value) {
+  auto among = [&key](const auto& keys) {
+    return std::find(std::begin(keys), std::end(keys), key) != std::end(keys);
+  };
+  return among(kNoEffect) || (among(kDropouts) && value.is_number() && value.get<double>() == 0);
+}
 
 void read_eos(const Json& j, std::vector<int32_t>& eos, const std::string& file) {
   if (!j.contains("eos_token_id") || j.at("eos_token_id").is_null()) return;
@@ -176,8 +183,7 @@ Config read_config(const std::string& path) {
   c.model_type = family_of(c.json, file);
   family(c.model_type).read(r, c);
   for (const auto& [key, value] : c.json.items())
-    if (!value.is_null() && !r.asked.contains(key) &&
-        std::find(std::begin(kNoEffect), std::end(kNoEffect), key) == std::end(kNoEffect))
+    if (!value.is_null() && !r.asked.contains(key) && !known_without_effect(key, value))
       c.unread.push_back(key);
   read_eos(c.json, c.eos, file);
   std::string generation = (fs::path(file).parent_path() / "generation_config.json").string();

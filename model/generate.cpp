@@ -78,11 +78,16 @@ std::vector<std::pair<int32_t, double>> top_logprobs(const float* logits, int64_
 namespace {
 
 // Room for `capacity` tokens, and what the prompt shares with the cached ids kept: at least its
-// last token is to be read again, for its logits.
+// last token is to be read again, for its logits. Dynamic RoPE turns every token of a prompt beyond
+// the original length by that prompt's length: nothing is kept from or for such a one.
 void prepare(const Model& model, KvSession& s, const std::vector<int32_t>& prompt,
              int64_t capacity) {
   auto same = std::mismatch(prompt.begin(), prompt.end(), s.ids.begin(), s.ids.end()).first;
-  const int64_t keep = std::min<int64_t>(same - prompt.begin(), std::ssize(prompt) - 1);
+  const RopeConfig& rope = model.config.rope;
+  const bool turned = rope.type == RopeType::kDynamic &&
+                      std::max(std::ssize(prompt), std::ssize(s.ids)) > rope.original_max_positions;
+  const int64_t keep =
+      turned ? 0 : std::min<int64_t>(same - prompt.begin(), std::ssize(prompt) - 1);
   if (s.cache.capacity < capacity) {
     KvCache larger = model.make_cache(std::max(capacity, 2 * s.cache.capacity));
     for (size_t i = 0; i < s.cache.layers.size(); ++i)
@@ -174,9 +179,9 @@ Generation generate(Ctx& ctx, Model& model, const std::vector<int32_t>& prompt, 
     logits = logits_of(ctx, model, model.extend(ctx, cache, fed, static_cast<int64_t>(fed.size())));
   }
   g.decode_seconds = since(begin);
-  // Guessed tokens may still be in the cache behind the last that was drawn.
+  // Behind fed[at] the cache holds guesses: wrong ones, or drawn just now.
+  cache.length -= static_cast<int64_t>(fed.size() - 1 - at);
   kept.ids = std::move(seen);
-  cache.length = std::min(cache.length, std::ssize(kept.ids));
   kept.ids.resize(static_cast<size_t>(cache.length));
   return g;
 }

@@ -1,5 +1,6 @@
 #include "model/nf4.h"
 
+#include <cmath>
 #include <cstring>
 
 #include "engine/dry_run.h"
@@ -18,6 +19,13 @@ struct Type {
 };
 constexpr Type kTypes[] = {
     {DType::F32, "float32"}, {DType::BF16, "bfloat16"}, {DType::F16, "float16"}};
+
+// NaN and Inf have no code.
+Nf4 packed_finite(const std::string& name, const Tensor& weight) {
+  Nf4 p = pack_nf4(weight);
+  check(std::isfinite(p.offset), "{}: holds NaN or Inf, which NF4 cannot", name);
+  return p;
+}
 
 class Nf4Weights : public Weights {
  public:
@@ -91,13 +99,14 @@ class Nf4Weights : public Weights {
     check(known != nullptr, "{}: dtype is \"{}\", known: float32, bfloat16, float16", where, type);
     s.dtype = known->dtype;
     int64_t n = 1;
-    bool fits = true;
+    bool fits = true;  // n, and n + block below, in 64 bits
     for (const Json& d : sutor::get<Json>(j, "shape", where)) {
       check(d.is_number_unsigned() && d.get<uint64_t>() < (uint64_t{1} << 40),
             "{}: shape must hold integers >= 0", where);
       s.info.shape.push_back(d.get<int64_t>());
       fits = fits && !__builtin_mul_overflow(n, s.info.shape.back(), &n);
     }
+    fits = fits && n < int64_t{1} << 60;
     check(fits && base_->has(name), "{}: {} {} is not there", where, name, to_string(s.info.shape));
     auto block = [&](const char* key) {
       auto v = sutor::get<int64_t>(j, key, where);
@@ -146,7 +155,7 @@ int quantise_frozen(Model& model) {
   for (Param& p : model.params.all()) {
     if (p.trainable || p.value.dtype == DType::NF4 || !is_linear(p)) continue;
     Tensor w = p.value;
-    p.value = nf4_tensor(pack_nf4(w), w.shape, w.dtype);
+    p.value = nf4_tensor(packed_finite(p.name, w), w.shape, w.dtype);
     forget_pages(w);
     ++packed;
   }
@@ -154,7 +163,7 @@ int quantise_frozen(Model& model) {
 }
 
 NamedTensors packed_nf4(const std::string& name, const Tensor& weight) {
-  Nf4 p = pack_nf4(weight);
+  Nf4 p = packed_finite(name, weight);
   const char* dtype = nullptr;
   for (const Type& t : kTypes)
     if (t.dtype == weight.dtype) dtype = t.name;

@@ -1,5 +1,11 @@
-// sutor chat over a pipe: the answers of `generate` on the same conversation, commands, signals.
+// sutor chat over a pipe and a terminal: the answers of `generate` on the same conversation,
+// commands, signals, turns that fail; and KvSession, which it keeps.
+#include <fcntl.h>
+#include <stdlib.h>
+
 #include "apps/sampling_args.h"
+#include "io/safetensors.h"
+#include "io/safetensors_writer.h"
 #include "tests/command.h"
 
 using namespace sutor;
@@ -98,21 +104,135 @@ wait $pid; echo $?; kill $watch)",
   CHECK(read_file(f / ".out") == "alive\n130\n");
 }
 
-TEST_CASE("generate: a session reads only what is new, and draws the same tokens") {
-  auto model = load_model("tests/goldens/esft_train/model");
-  Ctx ctx = cpu_context(Compute::kF32);
+TEST_CASE("chat: a turn that fails is not part of the conversation, nor of Ctrl-C") {
+  if (binary() == nullptr) return;
+  Folder f;
+  const std::string golden = "tests/goldens/esft_train/model";
+  fs::copy(golden, f / "m");
+  NamedTensors tensors;
+  const Checkpoint file = Checkpoint::open(golden);
+  for (const std::string& name : file.names()) {
+    Tensor t = clone(file.get(name));
+    if (name == "model.embed_tokens.weight") t.as<bf16>()[57 * t.cols()].bits = 0x7fc0;  // "Z"
+    tensors.emplace_back(name, t);
+  }
+  save_safetensors(f / "m/model.safetensors", tensors);
+  const int terminal = posix_openpt(O_RDWR | O_NOCTTY);
+  REQUIRE(terminal >= 0);
+  REQUIRE(terminal < 9);  // what sh can name
+  REQUIRE(grantpt(terminal) == 0);
+  REQUIRE(unlockpt(terminal) == 0);
+  const std::string script = f.file("script", fmt::format(R"(
+exec 9<>{1}  # stays open
+"$SUTOR" chat {0}/m --threads 1 --quiet --json --max-tokens 4 <{1} >{0}/said 2>{0}/notes & pid=$!
+(sleep 60; kill -9 $pid) >/dev/null 2>&1 & watch=$!
+for word in a Z a Z; do
+  s=$(cat {0}/said {0}/notes | wc -l); n=0
+  echo $word >&{2}
+  while [ $(cat {0}/said {0}/notes | wc -l) -le $s ] && [ $n -lt 200 ]; do sleep 0.05; n=$((n+1)); done
+done
+kill -INT $pid
+wait $pid; echo $?; kill $watch)",
+                                                          f.path, ptsname(terminal), terminal));
+  const int status =
+      std::system(fmt::format("sh {0} >{1}/.out 2>{1}/.err", script, f.path).c_str());
+  close(terminal);
+  CHECK(status == 0);
+  CAPTURE(read_file(f / ".err"));
+  CHECK(read_file(f / ".out") == "130\n");  // of the first Ctrl-C, at the prompt
+  const std::string notes = read_file(f / "notes");
+  CAPTURE(notes);
+  CHECK(notes.find("are not finite") != notes.npos);
+  std::vector<Json> said = lines_of(read_file(f / "said"));
+  REQUIRE(said.size() == 2);
+  Result twice = run(f, "chat " + (f / "m") + " --threads 1 --quiet --json --max-tokens 4 <" +
+                            f.file("say", "a\na\n"));
+  CHECK(lines_of(twice.out) == said);
+}
+
+namespace {
+
+// Four turns with a session and without draw the same ids.
+void check_session(Ctx& ctx, Model& model, int64_t max_tokens) {
   KvSession session;
   std::vector<int32_t> prompt{5, 6, 7, 8, 9};
   for (int turn = 0; turn < 4; ++turn) {
     CAPTURE(turn);
-    Generation alone = generate(ctx, *model, prompt, 12, {}, {}),
-               kept = generate(ctx, *model, prompt, 12, {}, {}, {}, {}, &session);
+    Generation alone = generate(ctx, model, prompt, max_tokens, {}, {}),
+               kept = generate(ctx, model, prompt, max_tokens, {}, {}, {}, {}, &session);
     CHECK(kept.ids == alone.ids);
     CHECK(session.cache.length == std::ssize(session.ids));
-    CHECK(std::ssize(session.ids) == std::ssize(prompt) + 11);
+    CHECK(std::ssize(session.ids) == std::ssize(prompt) + max_tokens - 1);
     prompt.insert(prompt.end(), kept.ids.begin(), kept.ids.end() - (turn == 1 ? 5 : 0));
     prompt.push_back(turn + 20);
   }
+}
+
+}  // namespace
+
+TEST_CASE("generate: a session reads only what is new, and draws the same tokens") {
+  auto model = load_model("tests/goldens/esft_train/model");
+  Ctx ctx = cpu_context(Compute::kF32);
+  check_session(ctx, *model, 12);
+  KvSession session;
+  generate(ctx, *model, {5, 6, 7}, 2, {}, {}, {}, {}, &session);
   generate(ctx, *model, {5, 6}, 1, {}, {}, {}, {}, &session);  // shorter than what is kept
   CHECK(session.ids == std::vector<int32_t>{5, 6});
+  auto windowed = load_model("tests/goldens/mistral/window");
+  check_session(ctx, *windowed, 12);
+}
+
+TEST_CASE("generate: a session keeps nothing of a draft that was not drawn") {
+  auto model = load_model("tests/goldens/esft_train/model");
+  Ctx ctx = cpu_context(Compute::kF32);
+  const std::vector<int32_t> prompt{5, 6, 7, 8, 9};
+  const std::vector<int32_t> ids = generate(ctx, *model, prompt, 8, {}, {}).ids;
+  auto check_next = [&](KvSession& session, std::vector<int32_t> next) {
+    CHECK(session.cache.length == std::ssize(session.ids));
+    next.push_back(20);
+    CHECK(
+        generate(ctx, *model, next, 8, {}, {.logprobs = 1}, {}, {}, &session).logprobs[0].chosen ==
+        doctest::Approx(generate(ctx, *model, next, 8, {}, {.logprobs = 1}).logprobs[0].chosen)
+            .epsilon(1e-6));
+  };
+  for (size_t right = 1; right < 5; ++right)
+    for (size_t last = 1; last < 6; ++last) {  // the caller stops there, or an end id is drawn
+      CAPTURE(right);
+      CAPTURE(last);
+      std::vector<int32_t> draft(ids.begin(), ids.begin() + static_cast<long>(right)),
+          next = prompt;
+      for (int i = 0; i < 6; ++i) draft.push_back(ids[right] == 30 ? 31 : 30);
+      next.insert(next.end(), ids.begin(), ids.begin() + static_cast<long>(last));
+      KvSession stopped, ended, full;
+      size_t n = 0;
+      generate(
+          ctx, *model, prompt, 8, {}, {}, [&](int32_t) { return ++n < last; }, draft, &stopped);
+      check_next(stopped, next);
+      generate(ctx, *model, prompt, 8, {ids[last]}, {}, {}, draft, &ended);
+      check_next(ended, next);
+      generate(ctx, *model, prompt, static_cast<int64_t>(last), {}, {}, {}, draft, &full);
+      check_next(full, next);
+    }
+}
+
+TEST_CASE("generate: a session keeps nothing that dynamic RoPE would turn otherwise") {
+  Folder f;
+  Json j = read_json_file("tests/goldens/llama/rope_dynamic/config.json");
+  j["max_position_embeddings"] = 24;
+  const Config config = read_config(f.file("config.json", j.dump()));
+  auto model = make_model(config, random_source(config, 3, DType::F32));
+  Ctx ctx = cpu_context(Compute::kF32);
+  KvSession session;
+  std::vector<int32_t> prompt{5, 6, 7, 8, 9, 10, 11, 12};
+  // Within the original length, over it, and (a new conversation) within it again.
+  for (size_t length : {8, 16, 32, 40, 12, 20}) {
+    CAPTURE(length);
+    while (prompt.size() < length) prompt.push_back(static_cast<int32_t>(prompt.size() * 7 % 50));
+    prompt.resize(length);
+    Generation alone = generate(ctx, *model, prompt, 6, {}, {.logprobs = 1}),
+               kept = generate(ctx, *model, prompt, 6, {}, {.logprobs = 1}, {}, {}, &session);
+    CHECK(kept.ids == alone.ids);
+    for (size_t i = 0; i < kept.ids.size(); ++i)
+      CHECK(kept.logprobs[i].chosen == doctest::Approx(alone.logprobs[i].chosen).epsilon(1e-6));
+  }
 }

@@ -370,6 +370,14 @@ TEST_CASE("config: keys that nobody reads are named, those of published models a
     CHECK(notices(c)[0].ends_with("misspelt? rope_tetha, tie_word_embedding"));
     c["rope_tetha"] = c["tie_word_embedding"] = nullptr;  // null: not given
     CHECK(notices(c).empty());
+    for (const char* dropout :
+         {"attention_dropout", "embd_pdrop", "hidden_dropout", "resid_pdrop"}) {
+      c[dropout] = 0.0;
+      CHECK(notices(c).empty());
+      c[dropout] = 0.1;
+      CHECK(notices(c).size() == 1);
+      c[dropout] = nullptr;
+    }
   }
   for (const auto& e : std::filesystem::recursive_directory_iterator("tests/goldens"))
     if (e.path().filename() == "config.json") {

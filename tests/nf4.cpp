@@ -109,6 +109,25 @@ TEST_CASE("nf4: sutor quantize takes the checkpoint of a run, with its base's to
     CHECK(std::filesystem::exists(f / "q" + "/" + name));
 }
 
+TEST_CASE("nf4: NaN and Inf are not packed away") {
+  for (float odd : {std::nanf(""), INFINITY, -INFINITY})
+    for (int64_t at : {0, 63, 64, 129}) {
+      CAPTURE(at);
+      Tensor w = random({2, 65}, 1);
+      w.f32()[at] = odd;
+      CHECK(error_of([&] { packed_nf4("some.weight", w); }).find("some.weight: holds NaN or Inf") !=
+            std::string::npos);
+    }
+  auto model = load_model("tests/goldens/llama/biased");
+  model->params.freeze_all();
+  Param& p = model->params.at("model.layers.1.mlp.up_proj.weight");
+  p.value = cast(p.value, DType::F32);
+  p.value.f32()[p.value.numel() - 1] = NAN;
+  CHECK(error_of([&] {
+          quantise_frozen(*model);
+        }).find("model.layers.1.mlp.up_proj.weight: holds NaN or Inf") != std::string::npos);
+}
+
 TEST_CASE("nf4: corruptions") {
   Folder f;
   Tensor w = random({4, 64}, 1);
@@ -146,6 +165,7 @@ TEST_CASE("nf4: corruptions") {
   contains(state("float32", "float64"), "dtype is \"float64\"");
   contains(state("[4, 64]", "[-4, 64]"), "integers >= 0");
   contains(state("[4, 64]", "[1000000000000, 1000000000000]"), "is not there");
+  contains(state("[4, 64]", "[60247241209, 153092023]"), "is not there");  // n + 63: no int64
   contains(state("[4, 64]", "[4, 65]"), "130 U8 expected");
   contains(state("{", "["), "invalid JSON");
 }

@@ -150,9 +150,12 @@ Nf4 pack_nf4(const Tensor& w) {
   parallel_for(blocks, kGrain, [&](int64_t lo, int64_t hi) {
     for (int64_t b = lo; b < hi; ++b) {
       int64_t end = std::min(n, (b + 1) * out.block);
-      float top = 0;
-      for (int64_t i = b * out.block; i < end; ++i) top = std::max(top, std::abs(x[i]));
-      absmax.f32()[b] = top;
+      float top = 0, odd = 0;  // odd: NaN where an element is NaN or Inf, which max may lose
+      for (int64_t i = b * out.block; i < end; ++i) {
+        top = std::max(top, std::abs(x[i]));
+        odd += x[i] * 0.0f;
+      }
+      absmax.f32()[b] = top + odd;
       // bitsandbytes multiplies by the inverse, and divides in a last block that is not whole. An
       // all-zero block: code 7, which is 0.
       float inverse = top > 0 ? 1.0f / top : 0.0f;
@@ -166,7 +169,7 @@ Nf4 pack_nf4(const Tensor& w) {
       }
     }
   });
-  // The maxima, less their mean, in blocks of 256.
+  // The maxima, less their mean, in blocks of 256. The mean of any NaN is NaN: callers ask it.
   double sum = 0;
   for (int64_t b = 0; b < blocks; ++b) sum += absmax.f32()[b];
   out.offset = blocks > 0 ? static_cast<float>(sum / static_cast<double>(blocks)) : 0;
