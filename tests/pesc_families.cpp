@@ -9,6 +9,7 @@
 #include "model/family.h"
 #include "model/generate.h"
 #include "model/names.h"
+#include "model/pesc.h"
 #include "tests/command.h"
 #include "tests/testing.h"
 #include "tests/torch_writer.h"

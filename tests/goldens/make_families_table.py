@@ -51,8 +51,8 @@ on the golden without YaRN). Sutor reads what both write (`tests/peft.cpp`).
   layer is left out, with a notice.
 - Camelidae, Qwen2idae, Sparsetral (PESC): told by `adapter_dim`, `moe_scaling` or `moe_dtype` where config.json has the dense model's
   `model_type`, as the authors' classes write it; absent keys have the values of those classes. Experts may be named `expert_N` or `N`.
-  `moe_dtype` only has to name a type. `rope_theta` is obeyed; the authors' Camelidae rotates with 10000 whatever it says, which a notice
-  tells. Routers choose in float32 (the authors': in the weights' type). The authors' balance loss is a constant without gradient; here it is the
+  `moe_dtype` only has to name a type. `rope_theta` is obeyed; the authors' Camelidae rotates with 10000 whatever it says, which craft and inspect
+  tell. Routers choose in float32 (the authors': in the weights' type). The authors' balance loss is a constant without gradient; here it is the
   Switch loss. `sutor craft` makes a LLaMA or Yi model a Camelidae, a Mistral a Sparsetral, a Qwen2 a Qwen2idae, with `output_router_logits`
   true unless `--reference-constants` says otherwise; `python check_exports.py folders` runs crafted and trained models in the authors' code.
 - A family is one file and one line: [new-family.md](new-family.md).
