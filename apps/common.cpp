@@ -7,6 +7,7 @@
 
 #include "apps/run_checkpoint.h"
 #include "io/file.h"
+#include "io/memory.h"
 #include "model/checkpoint.h"
 #include "model/huge_pages.h"
 
@@ -45,7 +46,7 @@ void place_weights(const Args& a, Model& model, int64_t tokens) {
   if (a.str("weights") == "map") return;
   if (a.str("weights") == "auto") {
     int64_t bytes = mapped_weight_bytes(model);
-    if (tokens < kPays || bytes < kSmall || bytes > available_bytes() / 2) return;
+    if (tokens < kPays || bytes < kSmall || bytes > available_memory() / 2) return;
   }
   move_to_huge_pages(model);
 }

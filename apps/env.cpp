@@ -15,6 +15,7 @@
 #include "apps/table.h"
 #include "engine/cpu/isa.h"
 #include "engine/parallel.h"
+#include "io/memory.h"
 
 namespace sutor {
 namespace {
@@ -38,15 +39,9 @@ double gib(const char* key) {
   return kib / 1048576.0;
 }
 
-// Bytes the control group allows, in GiB; 0: no limit.
-double memory_limit_gib() {
-  for (const char* file :
-       {"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"}) {
-    std::ifstream f(file);
-    double bytes = 0;
-    if (f >> bytes && bytes < 1e15) return bytes / (1 << 30);
-  }
-  return 0;
+double memory_limit_gib() {  // 0: no limit
+  const std::optional<MemoryLimit> limit = memory_limit();
+  return limit ? static_cast<double>(limit->bytes) / (1 << 30) : 0;
 }
 
 int usable_cpus() {

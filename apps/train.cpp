@@ -245,7 +245,7 @@ void run(const Args& a) {
 
 }  // namespace
 const Command kTrain{
-    "train", "train experts (ESFT), LoRA factors, or everything",
+    "train", "train experts (ESFT), adapters and router (PESC), LoRA factors, or everything",
     "sutor train model/ --data task.jsonl --method esft --experts expert_cfg.json --out run/",
     declare, run};
 }  // namespace sutor

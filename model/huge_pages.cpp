@@ -1,7 +1,6 @@
 #include "model/huge_pages.h"
 
 #include <cstring>
-#include <fstream>
 
 #include "engine/parallel.h"
 
@@ -48,13 +47,6 @@ int64_t move_to_huge_pages(Model& model) {
     }
   });
   return bytes;
-}
-
-int64_t available_bytes() {
-  std::ifstream f("/proc/meminfo");
-  for (std::string line; std::getline(f, line);)
-    if (line.starts_with("MemAvailable:")) return std::stoll(line.substr(13)) * 1024;
-  return 0;
 }
 
 }  // namespace sutor

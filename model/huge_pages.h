@@ -16,7 +16,4 @@ int64_t mapped_weight_bytes(const Model& model);
 // Moves them; values stay, bit for bit. Returns the bytes moved.
 int64_t move_to_huge_pages(Model& model);
 
-// Bytes that the system could give now (MemAvailable); 0 where it does not say.
-int64_t available_bytes();
-
 }  // namespace sutor

@@ -5,6 +5,7 @@
 #include <numbers>
 
 #include "engine/dry_run.h"
+#include "engine/name_hash.h"
 #include "engine/random.h"
 #include "model/family.h"
 #include "model/names.h"
@@ -114,11 +115,7 @@ std::unique_ptr<Model> load_model(const std::string& folder, Compute compute) {
   return model;
 }
 
-uint64_t seed_of(uint64_t seed, std::string_view name) {  // FNV-1a over the name
-  uint64_t state = seed ^ 0xcbf29ce484222325u;
-  for (unsigned char ch : name) state = (state ^ ch) * 0x100000001b3u;
-  return state;
-}
+uint64_t seed_of(uint64_t seed, std::string_view name) { return name_hash(seed, name); }
 
 WeightSource random_source(const Config& config, uint64_t seed, DType dtype) {
   double std = config.init_std;

@@ -15,8 +15,8 @@ namespace sutor::cpu {
 const RowKernels& row_kernels();  // for current_isa()
 
 inline DropoutConstants dropout_constants(const Dropout& d) {
-  check(d.p >= 0 && d.p < 1, "dropout: {} is no probability below 1", d.p);
-  return {d.seed, ref::dropout_threshold(d.p), 1 / (1 - d.p)};
+  check(ref::dropout_leaves(d.p), "dropout: {} is no probability or leaves nothing", d.p);
+  return {d.seed, ref::dropout_threshold(d.p), static_cast<float>(ref::dropout_scale(d.p))};
 }
 
 // fn(row) for every row; a block of rows is worth a few microseconds.

@@ -4,7 +4,7 @@
 #include <map>
 #include <mutex>
 
-#include "engine/ops.h"
+#include "engine/ops/dropout.h"
 
 namespace sutor {
 namespace {
@@ -21,13 +21,6 @@ Ctx& exact(Ctx& ctx) {
 Tensor times(Ctx& ctx, const Tensor& x, float factor) {
   Tensor y = zeros(x.shape);
   ctx.k->accumulate(ctx, y, x, factor);
-  return y;
-}
-
-Tensor dropped(Ctx& ctx, const Tensor& x, Dropout drop) {
-  if (drop.p == 0) return x;
-  Tensor y = empty(x.shape);
-  ctx.k->dropout_fwd(ctx, y, x, drop);
   return y;
 }
 

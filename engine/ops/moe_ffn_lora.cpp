@@ -5,21 +5,13 @@
 // that z = dL/da before the weight is there for dweight = <z, a>. The mask of an expert's dropout
 // is that of its weight's name, for its own rows in their order. Test: tests/lora.cpp.
 #include "engine/dry_run.h"
-#include "engine/ops.h"
+#include "engine/ops/dropout.h"
 #include "engine/parallel.h"
 
 namespace sutor {
 namespace {
 
 Tensor grad_of(const Param& p) { return p.trainable ? p.grad : Tensor{}; }
-
-// What A sees of x: in training some elements are dropped, the same when asked again.
-Tensor dropped(Ctx& ctx, const Tensor& x, const Dropout& drop) {
-  if (drop.p == 0) return x;
-  Tensor y = empty(x.shape);
-  ctx.k->dropout_fwd(ctx, y, x, drop);
-  return y;
-}
 
 void forward(Ctx& ctx, const Param& w, Tensor y, Tensor low, const Tensor& x) {
   ctx.k->linear_fwd(ctx, y, x, w.value, {});

@@ -38,7 +38,7 @@ TEST_CASE("dropout: equal to the specification, forward and backward, strided or
   cpu::dropout_bwd(ctx, {}, zeros({2, 2}), {0.5f, 1});  // not wanted
 }
 
-TEST_CASE("dropout: the share that stays is 1 - p, times 1 / (1 - p), everywhere alike") {
+TEST_CASE("dropout: the share that stays is 1 - p, times its inverse, everywhere alike") {
   constexpr int64_t kN = 1 << 20;
   Tensor ones = empty({1024, 1024}), y = empty({1024, 1024});
   std::fill_n(ones.f32(), kN, 1.0f);
@@ -54,7 +54,11 @@ TEST_CASE("dropout: the share that stays is 1 - p, times 1 / (1 - p), everywhere
       ++by_place[i % 4];
       pairs += i > 0 && y.f32()[i - 1] != 0;
     }
-    CHECK(values == std::set<float>{0.0f, 1 / (1 - p)});
+    // Of the p that is drawn: in sixteen bits.
+    const uint32_t below = ref::dropout_threshold(p);
+    CHECK(values == std::set<float>{0.0f, 65536.0f / static_cast<float>(65536 - below)});
+    CHECK(ref::dropout_factor(p, 1234, 0) * (65536 - below) * (y.f32()[0] != 0) ==
+          doctest::Approx(65536.0 * (y.f32()[0] != 0)).epsilon(1e-12));
     auto within = [](int64_t got, double q, double n) {  // five standard deviations
       return std::abs(static_cast<double>(got) - q * n) < 5 * std::sqrt(n * q * (1 - q));
     };
@@ -75,7 +79,8 @@ TEST_CASE("dropout: another seed is another mask; a NaN that stays is seen, one 
   std::fill_n(x.f32(), 4096, NAN);
   cpu::dropout_fwd(ctx, b, x, {0.5f, 1});
   for (int64_t i = 0; i < 4096; ++i) CHECK((a.f32()[i] == 0) == (b.f32()[i] == 0));
-  CHECK_THROWS_AS(cpu::dropout_fwd(ctx, b, x, {1.0f, 1}), Error);
+  for (float p : {1.0f, 0.999995f})  // of which nothing stays
+    CHECK_THROWS_AS(cpu::dropout_fwd(ctx, b, x, {p, 1}), Error);
   CHECK_THROWS_AS(cpu::dropout_fwd(ctx, empty({4, 4}), x, {0.5f, 1}), Error);
 }
 
@@ -91,7 +96,12 @@ TEST_CASE("dropout_at: none in evaluation; by step and by place in training") {
   c.dropout = 6;
   CHECK(a.seed != dropout_at(c, 0.1f, "a").seed);
   CHECK_THROWS_WITH_AS(dropout_at(c, 1, "some.weight"),
-                       "dropout at some.weight: 1 is no probability below 1", Error);
+                       "dropout at some.weight: 1 is no probability or leaves nothing", Error);
+  CHECK_THROWS_WITH_AS(dropout_at(c, 0.999995f, "some.weight"),
+                       "dropout at some.weight: 0.999995 is no probability or leaves nothing",
+                       Error);
+  CHECK_THROWS_WITH_AS(dropout_at(c, -0.5f, "some.weight"),
+                       "dropout at some.weight: -0.5 is no probability or leaves nothing", Error);
 }
 
 TEST_CASE("dropout: the same bits for every thread count and instruction set") {
