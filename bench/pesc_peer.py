@@ -2,13 +2,14 @@
 """The PESC authors' code (wuhy68/Parameter-Efficient-MoE) beside Sutor: one measurement as one line of JSON, the race's inputs, its table.
 
     PESC_DIR=... pesc_peer.py prepare WORK example.json      # WORK/{dense/, camel/, data.json, rows.jsonl, prompts.jsonl}
-    PESC_DIR=... pesc_peer.py train WORK --impl authors|sutor|sutor-dense --dtype f32|bf16|nf4-f32|nf4-bf16 [--steps 3]
+    PESC_DIR=... pesc_peer.py train WORK --impl authors|sutor|sutor-dense|sutor-keep --dtype f32|bf16|nf4-f32|nf4-bf16 [--steps 3]
     PESC_DIR=... pesc_peer.py generate WORK --impl authors|sutor --dtype f32|bf16
     pesc_peer.py table RESULTS.jsonl
 
 authors: their train_moe.py, run through its own train() and Trainer, and their modeling. No file of theirs is touched: constants and what
 only CUDA has are replaced in the source text as it is read (each replacement must fit exactly once). sutor: the binary, from outside;
-sutor-dense: LoRA on the dense base, what PESC adds to. dense/ is a seeded LLaMA of 119.6 M parameters; all train the
+sutor-dense: LoRA on the dense base, what PESC adds to; sutor-keep: without recomputation,
+which the script has fixed. dense/ is a seeded LLaMA of 119.6 M parameters; all train the
 same 512-token rows in the same order: 8 experts, top-2, adapters of 64, LoRA r 64 alpha 16 on seven projections, dropout 0.1,
 recomputation, batch x accumulation per step. camel/ is dense/ with random adapters, for generation.
 Environment: tests/goldens/requirements-pesc.txt. Peak memory is the maximum RSS: of the authors after loading (load_peak_bytes has
@@ -201,6 +202,7 @@ def restart_peak():
 def measure_sutor(a):
     file = lambda name: os.path.join(a.work, name)
     dense, nf4 = a.impl == "sutor-dense", a.dtype.startswith("nf4")
+    recompute = [] if a.impl == "sutor-keep" else ["--recompute"]
     dtype = a.dtype.rpartition("-")[2]
     with tempfile.TemporaryDirectory(dir=a.work) as tmp:
         out = os.path.join(tmp, "out")
@@ -209,7 +211,7 @@ def measure_sutor(a):
             cmd = ["--method", "lora" if dense else "pesc", "--quantize", "nf4" if nf4 else "none", "--rank", PESC["lora_r"],
                    "--alpha", PESC["lora_alpha"], "--lora-dropout", 0.1, *([] if dense else ["--adapter-dropout", 0.1]), "--batch", a.batch,
                    "--grad-accum", a.accum, "--seq", SEQ, "--packing", "none", "--order", "file", "--steps", a.steps, "--lr", 2e-4,
-                   "--schedule", "constant", "--weight-decay", 0, "--beta1", 0.9, "--beta2", 0.999, "--clip", 0.3, "--recompute",
+                   "--schedule", "constant", "--weight-decay", 0, "--beta1", 0.9, "--beta2", 0.999, "--clip", 0.3, *recompute,
                    "--data", file("rows.jsonl"), "--out", out]
         else:
             model = file("camel")
@@ -353,7 +355,7 @@ def main():
     for mode in ("train", "generate"):
         p = sub.add_parser(mode)
         p.add_argument("work")
-        p.add_argument("--impl", choices=["authors", "sutor", "sutor-dense"][:3 if mode == "train" else 2], required=True)
+        p.add_argument("--impl", choices=["authors", "sutor", "sutor-dense", "sutor-keep"][:4 if mode == "train" else 2], required=True)
         p.add_argument("--dtype", choices=["f32", "bf16", "nf4-f32", "nf4-bf16"][:4 if mode == "train" else 2], default="f32")
         p.add_argument("--threads", type=int, default=2)
         p.add_argument("--steps", type=int, default=3, help="the first is not timed")
