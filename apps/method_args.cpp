@@ -56,7 +56,12 @@ void check_balance_loss(const Args& a, Model& model) {
   check(alpha == 0 || !none, "--aux-loss {}: a {} model has no router to balance (allowed: 0)",
         alpha, c.model_type);
   if (a.given("aux-loss") || a.on("quiet") || none || !c.aux_asked) return;
-  if (alpha > 0)
+  if (alpha > 0 && a.str("aux") == "authors")
+    note(
+        "balance loss of the PESC authors' code: the constant {:.4g} in every logged loss, without "
+        "gradient: nothing balances the router (--aux own: {} of it, as config.json asks)\n",
+        constant_of_authors(a, model), alpha);
+  else if (alpha > 0)
     note("balance loss {} of the router, as config.json asks (--aux-loss 0: none)\n", alpha);
   else
     note("balance loss off: the router is frozen (--aux-loss {} turns it on)\n", c.aux_alpha);
