@@ -7,6 +7,7 @@
 #include "apps/probe.h"
 #include "apps/run_checkpoint.h"
 #include "io/gguf_tokenizer.h"
+#include "model/adapter_moe.h"
 #include "model/checkpoint.h"
 #include "model/gguf.h"
 #include "model/pesc.h"
@@ -24,7 +25,7 @@ void declare(Args& a) {
   a.integer("top-k", "of them that a token takes", d.top_k, 1, 1 << 16);
   a.integer("adapter-dim", "their width", d.adapter_dim, 1, 1 << 20);
   a.real("moe-scaling", "what their sum is multiplied with", d.scaling, 1e-6, 1e6);
-  a.real("adapter-dropout", "of their input, in training", d.dropout, 0, 0.999);
+  a.real("adapter-dropout", "of their input, in training", d.dropout, 0, kMaxDropout);
   a.flag("reference-constants",
          "those of the authors' train_moe.py: 8 experts, top-2, width 64, scaling 1, dropout 0.1, "
          "no balance loss");

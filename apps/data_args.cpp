@@ -68,7 +68,7 @@ std::vector<Example> load_examples(const Args& a, const std::string& file, const
   if (a.str("format") == "pesc-compat") {
     a.no_effect_unless(false, "date", "nothing is rendered by a chat template");
     int64_t dropped = 0;
-    auto examples = encode_pesc_compat(data, file, tok, dropped);
+    auto examples = encode_pesc_compat(data, file, tok, a.num("seq"), dropped);
     if (dropped > 0)
       note("{}: {} conversations of several turns left out, as the PESC authors' code does\n", file,
            dropped);

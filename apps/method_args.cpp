@@ -2,6 +2,7 @@
 
 #include "apps/run_checkpoint.h"
 #include "io/chat.h"
+#include "model/adapter_moe.h"
 #include "model/esft.h"
 #include "model/nf4.h"
 #include "model/pesc_adapter.h"
@@ -55,7 +56,12 @@ void check_balance_loss(const Args& a, Model& model) {
   check(alpha == 0 || !none, "--aux-loss {}: a {} model has no router to balance (allowed: 0)",
         alpha, c.model_type);
   if (a.given("aux-loss") || a.on("quiet") || none || !c.aux_asked) return;
-  if (alpha > 0)
+  if (alpha > 0 && a.str("aux") == "authors")
+    note(
+        "balance loss of the PESC authors' code: the constant {:.4g} in every logged loss, without "
+        "gradient: nothing balances the router (--aux own: {} of it, as config.json asks)\n",
+        constant_of_authors(a, model), alpha);
+  else if (alpha > 0)
     note("balance loss {} of the router, as config.json asks (--aux-loss 0: none)\n", alpha);
   else
     note("balance loss off: the router is frozen (--aux-loss {} turns it on)\n", c.aux_alpha);
@@ -71,11 +77,11 @@ void declare_method(Args& a) {
   a.integer("rank", "LoRA rank (pesc: 64)", 8, 1, 1 << 16);
   default_by_method(a, "rank", "8", "64");
   a.real("alpha", "LoRA alpha (scale = alpha / rank)", 16, 0, 1e6);
-  a.real("lora-dropout", "of what a LoRA sees, in training (pesc: 0.1)", 0, 0, 0.99);
+  a.real("lora-dropout", "of what a LoRA sees, in training (pesc: 0.1)", 0, 0, kMaxDropout);
   default_by_method(a, "lora-dropout", "0", "0.1");
   a.real("adapter-dropout",
          "of what a PESC model's adapters see, in training (default: config.json's own)", 0, 0,
-         0.99);
+         kMaxDropout);
   a.derive("adapter-dropout", [](const Args& x) -> std::string {
     try {
       return fmt::format("{}", read_config(x.str("MODEL")).adapter_dropout);

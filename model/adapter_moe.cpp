@@ -39,8 +39,8 @@ void read_adapters(const Reader& r, Config& c, const AdapterDefaults& defaults) 
   c.adapter_dim = c.expert_width = r.positive("adapter_dim", defaults.dim);
   c.adapter_scaling = r.number("moe_scaling", defaults.scaling);
   c.adapter_dropout = r.value("adapter_dropout", defaults.dropout);
-  check(c.adapter_dropout >= 0 && c.adapter_dropout < 1,
-        "{}: adapter_dropout is {}, must be 0 or more and below 1", r.where, c.adapter_dropout);
+  check(c.adapter_dropout >= 0 && c.adapter_dropout <= kMaxDropout,
+        "{}: adapter_dropout is {}, must be 0 .. {}", r.where, c.adapter_dropout, kMaxDropout);
   r.choice("moe_dtype", "bfloat16", {"bfloat16", "float16", "float32"});
   read_switch_loss(r, c, 0.01);
   c.aux_asked = r.value("output_router_logits", defaults.balance) && c.aux_alpha > 0;

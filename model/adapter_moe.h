@@ -31,6 +31,10 @@ class AdapterMoe {
 // of their dense models, "llama" and "mistral".
 bool has_adapter_keys(const Json& config);
 
+// The most of a vector that dropout takes away: in config.json as in the options, so that what one
+// command writes the next one takes.
+constexpr double kMaxDropout = 0.99;
+
 // Values of keys that are absent: the authors' configuration classes differ.
 struct AdapterDefaults {
   int64_t experts = 8, top_k = 1, dim = 64;

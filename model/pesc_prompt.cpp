@@ -27,7 +27,7 @@ ChatTemplate pesc_template(const Tokenizer& tok) {
 }
 
 std::vector<Example> encode_pesc_compat(const DataSet& data, const std::string& file,
-                                        const Tokenizer& tok, int64_t& dropped) {
+                                        const Tokenizer& tok, int64_t seq, int64_t& dropped) {
   const std::string bos = text_of(tok, tok.bos()), eos = text_of(tok, tok.eos());
   std::vector<Example> out;
   for (const Row& r : data.rows) {
@@ -52,7 +52,9 @@ std::vector<Example> encode_pesc_compat(const DataSet& data, const std::string& 
     e.ids = tok.encode(source + target + eos);
     e.labels = e.ids;
     // They count what is no padding, and id 0 is their padding: an <unk> there shortens the mask.
-    const std::vector<int32_t> prompt = tok.encode(source);
+    // The prompt is cut as the row will be, so one behind the cut does not.
+    std::vector<int32_t> prompt = tok.encode(source);
+    prompt.resize(static_cast<size_t>(std::min(seq, std::ssize(prompt))));
     const auto masked = std::ssize(prompt) - std::count(prompt.begin(), prompt.end(), 0);
     std::fill_n(e.labels.begin(), std::min(masked, std::ssize(e.ids)), -100);
     out.push_back(std::move(e));

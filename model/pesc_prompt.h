@@ -15,8 +15,9 @@ ChatTemplate pesc_template(const Tokenizer& tok);
 
 // Token for token the authors' SupervisedDataset, for comparison with their code: bos as a text and
 // once more by the tokenizer; conversations of one turn only, the others are dropped and counted;
-// as many tokens are masked as the prompt alone has. Rows of corpus (text) train all but bos.
+// as many tokens are masked as the prompt alone, cut to `seq`, has. Rows of corpus (text) train all
+// but bos.
 std::vector<Example> encode_pesc_compat(const DataSet& data, const std::string& file,
-                                        const Tokenizer& tok, int64_t& dropped);
+                                        const Tokenizer& tok, int64_t seq, int64_t& dropped);
 
 }  // namespace sutor

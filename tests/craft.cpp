@@ -204,7 +204,7 @@ TEST_CASE("craft: what cannot be crafted is one line, and nothing is written") {
   refused(f / "nothing", "", 1, {"nothing"});
   refused(llama, "--top-k 9", 2, {"--top-k is 9", "--experts 8"});
   refused(llama, "--experts 0", 2, {"--experts"});
-  refused(llama, "--adapter-dropout 1", 2, {"--adapter-dropout"});
+  refused(llama, "--adapter-dropout 0.995", 2, {"--adapter-dropout", "0.99"});
   refused(llama, "--moe-scaling nan", 2, {"--moe-scaling"});
   refused(llama, "--reference-constants --adapter-dim 8", 2,
           {"--adapter-dim has no effect", "--reference-constants"});

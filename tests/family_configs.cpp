@@ -262,7 +262,7 @@ TEST_CASE("config: wrong values are one line each") {
            {"camelidae", {{"moe_dtype", "int8"}}, {"moe_dtype is \"int8\"", "bfloat16"}},
            {"camelidae", {{"moe_scaling", 0}}, {"moe_scaling is 0"}},
            {"camelidae", {{"adapter_dim", -1}}, {"adapter_dim is -1"}},
-           {"qwen2idae", {{"adapter_dropout", 1}}, {"adapter_dropout is 1", "below 1"}},
+           {"qwen2idae", {{"adapter_dropout", 0.995}}, {"adapter_dropout is 0.995", "0 .. 0.99"}},
            {"sparsetral", {{"num_experts", 3}}, {"topk is 4", "3 experts"}},
            {"llama", {{"adapter_dim", 8}, {"topk", "2"}}, {"topk", "an integer"}},
            {"mistral",

@@ -278,6 +278,20 @@ TEST_CASE("pesc: train, resume, merge by commands; wrong adapters are one line")
   Result m = run(f, "merge " + model + " --adapter " + (f / "a/adapter") + " --out " + (f / "m"));
   CAPTURE(m.err);
   CHECK(m.code == 0);
+  // The authors' balance loss is a constant, and said to be one.
+  Json asks = read_json_file(model + "/config.json");
+  asks["output_router_logits"] = true;
+  fs::copy(model, f / "asks", fs::copy_options::recursive);
+  f.file("asks/config.json", asks.dump());
+  Result aux = run(f, "train " + (f / "asks") + " --data " + kDir +
+                          "/rows.jsonl --threads 2 --seq 32 --rank 2 --method pesc --steps 1 "
+                          "--aux authors --out " +
+                          (f / "aux"));
+  CAPTURE(aux.err);
+  CHECK(aux.code == 0);
+  CHECK(aux.err.find("the constant") != std::string::npos);
+  CHECK(aux.err.find("without gradient") != std::string::npos);
+  CHECK(aux.err.find("of the router") == std::string::npos);
   // A run's checkpoint is a model, too.
   CHECK(run(f, "eval " + (f / "b/checkpoint-2") + " --data " + kDir +
                    "/rows.jsonl --threads 1 --quiet")

@@ -55,15 +55,15 @@ TEST_CASE("pesc data: the authors' encoding has two bos, and single turns alone"
   Tokenizer tok = Tokenizer::load("tests/goldens/esft_train/model");
   int64_t dropped = 0;
   auto e = encode_pesc_compat(rows(kTwoTurns + "\n" + kOneTurn + "\n" + kCorpus + "\n"), "file",
-                              tok, dropped);
+                              tok, 512, dropped);
   CHECK(dropped == 1);
   REQUIRE(e.size() == 2);
   CHECK(std::count(e[0].ids.begin(), e[0].ids.end(), tok.bos()) == 2);
   CHECK(std::count(e[1].labels.begin(), e[1].labels.end(), -100) == 2);
-  CHECK_THROWS_WITH_AS(encode_pesc_compat(rows(kTwoTurns), "file", tok, dropped),
+  CHECK_THROWS_WITH_AS(encode_pesc_compat(rows(kTwoTurns), "file", tok, 512, dropped),
                        doctest::Contains("--format pesc"), Error);
   CHECK_THROWS_WITH_AS(
-      encode_pesc_compat(rows(R"({"prompt":"a","completion":"b"})"), "file", tok, dropped),
+      encode_pesc_compat(rows(R"({"prompt":"a","completion":"b"})"), "file", tok, 512, dropped),
       doctest::Contains("file:1"), Error);
 }
 
@@ -77,7 +77,8 @@ TEST_CASE("pesc data: the authors' SupervisedDataset, token for token") {
                       read_file("tests/goldens/tokenizer/spm/tokenizer.model"));
     write_file_atomic(folder + "/tokenizer_config.json", c["config"].dump());
     int64_t dropped = 0, cut = 0;
-    auto e = encode_pesc_compat(data, "data.json", Tokenizer::load(folder), dropped);
+    auto e = encode_pesc_compat(data, "data.json", Tokenizer::load(folder),
+                                golden["seq"].get<int64_t>(), dropped);
     CHECK(dropped == 1);
     auto rows = pack(e, Packing::kNone, golden["seq"].get<int64_t>(), 0, 0, cut);
     REQUIRE(rows.size() == c["rows"].size());
@@ -86,6 +87,29 @@ TEST_CASE("pesc data: the authors' SupervisedDataset, token for token") {
       CHECK(rows[i].ids == c["rows"][i]["input_ids"].get<std::vector<int32_t>>());
       CHECK(rows[i].labels == c["rows"][i]["labels"].get<std::vector<int32_t>>());
     }
+  }
+}
+
+TEST_CASE("pesc data: of the authors' mask only an <unk> before the cut takes a token away") {
+  const std::string dir = "tests/goldens/pesc_data/", folder = "build/test-pesc-tokenizer";
+  const Json c = read_json_file(dir + "golden.json")["cases"][0];
+  std::filesystem::create_directories(folder);
+  write_file_atomic(folder + "/tokenizer.model",
+                    read_file("tests/goldens/tokenizer/spm/tokenizer.model"));
+  write_file_atomic(folder + "/tokenizer_config.json", c["config"].dump());
+  const Tokenizer tok = Tokenizer::load(folder);
+  // The golden's row with an <unk> at 16 and 25 of a prompt of 46 tokens.
+  for (auto [seq, masked] : {std::pair<int64_t, int64_t>{60, 44}, {30, 28}, {20, 19}, {16, 16}}) {
+    CAPTURE(seq);
+    int64_t dropped = 0, cut = 0;
+    auto e = encode_pesc_compat(read_dataset(dir + "data.json", false), "file", tok, seq, dropped);
+    auto rows = pack(e, Packing::kNone, seq, 0, 0, cut);
+    const TrainRow& row = rows.at(7);
+    REQUIRE(row.ids.at(0) == tok.bos());
+    if (seq > 16) REQUIRE(row.ids.at(16) == 0);
+    CHECK(std::count(row.labels.begin(), row.labels.end(), -100) == masked);
+    CHECK(std::all_of(row.labels.begin(), row.labels.begin() + masked,
+                      [](int32_t l) { return l == -100; }));
   }
 }
 
