@@ -141,9 +141,11 @@ inline typename V::V load_weights(const S* p) {
   }
 }
 
+// The four rows after these come next: `next` elements further on. What the caches fetch by
+// themselves ends with each row.
 template <class V, bool kRound, class S, int M>
-inline void dot_rows(float* out, int64_t ld_out, const S* const* w, int64_t n_rows, const float* x,
-                     int64_t ldx, int64_t k) {
+inline void dot_rows(float* out, int64_t ld_out, const S* const* w, int64_t n_rows, int64_t next,
+                     const float* x, int64_t ldx, int64_t k) {
   typename V::V acc[4][M];
 #pragma GCC unroll 4
   for (int r = 0; r < 4; ++r)
@@ -156,7 +158,7 @@ inline void dot_rows(float* out, int64_t ld_out, const S* const* w, int64_t n_ro
     for (int m = 0; m < M; ++m) xv[m] = V::load(x + m * ldx + i);
 #pragma GCC unroll 4
     for (int r = 0; r < 4; ++r) {
-      if constexpr (sizeof(S) == 2) __builtin_prefetch(w[r] + i + 512);
+      if (i * sizeof(S) % 64 == 0) __builtin_prefetch(w[r] + i + next, 0, 2);
       auto wv = load_weights<V, kRound>(w[r] + i);
 #pragma GCC unroll 4
       for (int m = 0; m < M; ++m) acc[r][m] = V::fma(wv, xv[m], acc[r][m]);
@@ -181,13 +183,13 @@ void dot_typed(float* out, int64_t ld_out, const Rows& src, int64_t row, int64_t
   for (int64_t r = 0; r < 4; ++r) w[r] = row_of<S>(src, row + (r < n_rows ? r : n_rows - 1));
   switch (n_x) {
     case 1:
-      return dot_rows<V, kRound, S, 1>(out, ld_out, w, n_rows, x, ldx, k);
+      return dot_rows<V, kRound, S, 1>(out, ld_out, w, n_rows, 4 * src.ld, x, ldx, k);
     case 2:
-      return dot_rows<V, kRound, S, 2>(out, ld_out, w, n_rows, x, ldx, k);
+      return dot_rows<V, kRound, S, 2>(out, ld_out, w, n_rows, 4 * src.ld, x, ldx, k);
     case 3:
-      return dot_rows<V, kRound, S, 3>(out, ld_out, w, n_rows, x, ldx, k);
+      return dot_rows<V, kRound, S, 3>(out, ld_out, w, n_rows, 4 * src.ld, x, ldx, k);
     default:
-      return dot_rows<V, kRound, S, 4>(out, ld_out, w, n_rows, x, ldx, k);
+      return dot_rows<V, kRound, S, 4>(out, ld_out, w, n_rows, 4 * src.ld, x, ldx, k);
   }
 }
 
