@@ -45,11 +45,11 @@ struct DryStorage : Storage {
 };
 constexpr int64_t kDryBytes = 1 << 16;  // smaller ones are real
 
-// Blocks of 4 MiB and more come from the system and go back to it: on 2 MiB boundaries, in huge
-// pages. (glibc 2.36 finds no place for an aligned block in the hole that the same block left: a
-// run grows step by step.) What is freed is kept for the next of about the same size, as layers
-// and steps repeat each other's; fresh pages would have to be cleared.
-constexpr int64_t kHuge = 2 << 20, kLarge = 2 * kHuge;
+// Blocks of 256 KiB and more come from the system and go back to it; from 4 MiB on, on 2 MiB
+// boundaries, in huge pages. (glibc 2.36 finds no place for an aligned block in the hole that the
+// same block left: a run grows step by step.) What is freed is kept for the next of about the same
+// size, as layers and steps repeat each other's; fresh pages would have to be cleared.
+constexpr int64_t kLarge = 256 << 10, kHuge = 2 << 20, kAligned = 2 * kHuge;
 
 class LargeBlocks {
  public:
@@ -71,12 +71,14 @@ class LargeBlocks {
       }
     }
     release(allowed(bytes));
-    void* all = map(bytes + kHuge);
+    int64_t more = bytes >= kAligned ? kHuge : 0;
+    void* all = map(bytes + more);
     if (all == MAP_FAILED) {  // what is kept may be what is missing
       release(0);
-      all = map(bytes + kHuge);
+      all = map(bytes + more);
     }
     if (all == MAP_FAILED) return nullptr;
+    if (more == 0) return all;
     auto first = reinterpret_cast<uintptr_t>(all), last = first + bytes + kHuge,
          begin = (first + kHuge - 1) / kHuge * kHuge, end = begin + bytes;
     if (begin > first) munmap(all, begin - first);

@@ -301,7 +301,7 @@ Estimate estimate_training(Model& model, const std::vector<Batch>& micro,
   e.step = peak - e.activations;
   e.product_flops = counted.product;
   e.attention_flops = counted.attention;
-  e.freed = std::min(kKeptBlocks, e.activations + e.step) / 2;
+  e.freed = std::min(kKeptBlocks, e.activations + e.step);
   e.threads = num_threads() * (2 << 20);
   return e;
 }

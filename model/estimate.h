@@ -36,7 +36,7 @@ struct Estimate {
   int64_t grads = 0, masters = 0, moments = 0;
   int64_t activations = 0;  // kept for backward when the forward pass ends
   int64_t step = 0;     // the rest at the peak: logits chunk, gradients of activations, operands
-  int64_t freed = 0;    // blocks of freed tensors kept for the next ones: half of their limit
+  int64_t freed = 0;    // blocks of freed tensors kept for the next ones, up to their limit
   int64_t threads = 0;  // scratch of the kernels' threads
   std::vector<int64_t> kept_by_layer;  // sums to `activations` but for the embedding and the norm
   int64_t logits_chunk = 0;            // part of `step` while the loss is computed
