@@ -9,7 +9,7 @@ namespace {
 
 struct Vec8 {
   using V = __m256;
-  static constexpr int kW = 8;
+  static constexpr int kW = 8, kRegisters = 16;
   static V zero() { return _mm256_setzero_ps(); }
   static V load(const float* p) { return _mm256_loadu_ps(p); }
   static V load(const bf16* p) {
@@ -37,7 +37,7 @@ struct Vec8 {
 
 }  // namespace
 
-const MicroKernels kAvx2Kernels[2] = {table<Mode::kF32, Vec8>(block_fma<Vec8, 4, 2>),
-                                      table<Mode::kRounded, Vec8>(block_fma<Vec8, 4, 2>)};
+const MicroKernels kAvx2Kernels[2] = {table<Mode::kF32, Vec8>(block_fma<Vec8>),
+                                      table<Mode::kRounded, Vec8>(block_fma<Vec8>)};
 
 }  // namespace sutor::cpu

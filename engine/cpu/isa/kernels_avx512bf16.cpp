@@ -14,6 +14,6 @@ struct Pairs16 : Vec16 {
 
 }  // namespace
 
-const MicroKernels kAvx512Bf16Kernels = table<Mode::kBF16, Vec16>(block_fma<Pairs16, 8, 2>);
+const MicroKernels kAvx512Bf16Kernels = table<Mode::kBF16, Vec16>(block_fma<Pairs16>);
 
 }  // namespace sutor::cpu

@@ -8,8 +8,8 @@
 namespace sutor::cpu {
 namespace {
 
-// One R x C corner of a block in registers: R rows of A by C vectors of B. Op: V, load_words,
-// broadcast, mac(acc, a, b), load, store, zero.
+// One R x C corner of a block in registers: R rows of A by C vectors of B. Op: V, kW, kRegisters,
+// load_words, broadcast, mac(acc, a, b), load, store, zero.
 template <class Op, int R, int C>
 inline void corner_fma(float* c, const uint32_t* a, const uint32_t* const* b, int64_t steps,
                        bool accumulate) {
@@ -43,27 +43,50 @@ inline void clear_rest(float* c, int rows, int cols) {
   if (rows < 32) std::memset(c + rows * 32, 0, (32 - rows) * 128);
 }
 
-// block() of micro_table.h by corners of R rows and C vectors; a last odd vector of the wanted
-// columns goes in corners of 2R rows and 1 vector, which hide the latency as well.
-template <class Op, int R, int C>
+template <int N>
+struct Int {};
+
+// The next corner of C vectors, of at most `left` rows; returns how many rows it has: as many as
+// the registers hold, for fewer loads per multiply-add. 16 rows are 6 + 6 + 4 where there are 16
+// registers.
+template <class Op, int C>
+inline int corner(float* c, const uint32_t* a, const uint32_t* const* b, int64_t steps,
+                  bool accumulate, int left) {
+  auto rows = [&]<int R>(Int<R>) {
+    corner_fma<Op, R, C>(c, a, b, steps, accumulate);
+    return R;
+  };
+  constexpr bool kMany = Op::kRegisters == 32;
+  if constexpr (kMany && C == 1)
+    if (left == 16) return rows(Int<16>{});
+  if constexpr (C == 1 || (kMany && C == 2))
+    if (left >= 8) return rows(Int<8>{});
+  if constexpr (!kMany && C == 2)
+    if (left >= 10 || left == 6) return rows(Int<6>{});
+  return rows(Int<4>{});
+}
+
+// block() of micro_table.h by corners of 2 vectors, the last of 3 or 1 where their number is odd.
+template <class Op>
 void block_fma(float* c, Tiles a, Tiles b, int64_t steps, bool accumulate) {
   constexpr int kW = Op::kW, kPerHalf = 16 / kW;
   const auto* wa = static_cast<const uint32_t*>(a.at);
   const auto* wb = static_cast<const uint32_t*>(b.at);
-  int vectors = (b.lines + kW - 1) / kW, even = vectors / C * C;
-  int unit = even == vectors ? R : 2 * R, rows = (a.lines + unit - 1) / unit * unit;
-  auto row_at = [&](int r) { return wa + (r / 16) * (a.half / 4) + (r % 16) * 16; };
-  auto vec_at = [&](int v) { return wb + (v / kPerHalf) * (b.half / 4) + (v % kPerHalf) * kW; };
-  for (int r = 0; r < rows; r += R)
-    for (int v = 0; v < even; v += C) {
-      const uint32_t* bp[C];
-      for (int j = 0; j < C; ++j) bp[j] = vec_at(v + j);
-      corner_fma<Op, R, C>(c + r * 32 + v * kW, row_at(r), bp, steps, accumulate);
-    }
-  for (int v = even; v < vectors; ++v) {
-    const uint32_t* bp = vec_at(v);
-    for (int r = 0; r < rows; r += 2 * R)
-      corner_fma<Op, 2 * R, 1>(c + r * 32 + v * kW, row_at(r), &bp, steps, accumulate);
+  int vectors = (b.lines + kW - 1) / kW, rows = (a.lines + 3) / 4 * 4;
+  auto columns = [&]<int C>(Int<C>, int v) {
+    const uint32_t* bp[C];
+    for (int j = 0; j < C; ++j)
+      bp[j] = wb + ((v + j) / kPerHalf) * (b.half / 4) + ((v + j) % kPerHalf) * kW;
+    for (int r = 0; r < rows;)
+      r += corner<Op, C>(c + r * 32 + v * kW, wa + (r / 16) * (a.half / 4) + (r % 16) * 16, bp,
+                         steps, accumulate, rows - r < 16 - r % 16 ? rows - r : 16 - r % 16);
+  };
+  for (int v = 0; v < vectors;) {
+    int left = vectors - v, n = left == 3 ? 3 : left == 1 ? 1 : 2;
+    if (n == 3) columns(Int<3>{}, v);
+    if (n == 2) columns(Int<2>{}, v);
+    if (n == 1) columns(Int<1>{}, v);
+    v += n;
   }
   if (!accumulate) clear_rest(c, rows, vectors * kW);
 }

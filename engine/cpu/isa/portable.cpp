@@ -8,7 +8,7 @@ namespace {
 
 struct Vec4 {
   typedef float V __attribute__((vector_size(16)));
-  static constexpr int kW = 4;
+  static constexpr int kW = 4, kRegisters = 16;
   static V zero() { return V{}; }
   static V load(const float* p) {
     V v;
@@ -32,7 +32,7 @@ struct Vec4 {
 
 }  // namespace
 
-const MicroKernels kPortableKernels[2] = {table<Mode::kF32, Vec4>(block_fma<Vec4, 4, 2>),
-                                          table<Mode::kRounded, Vec4>(block_fma<Vec4, 4, 2>)};
+const MicroKernels kPortableKernels[2] = {table<Mode::kF32, Vec4>(block_fma<Vec4>),
+                                          table<Mode::kRounded, Vec4>(block_fma<Vec4>)};
 
 }  // namespace sutor::cpu

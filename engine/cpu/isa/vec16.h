@@ -8,7 +8,7 @@ namespace {
 
 struct Vec16 {
   using V = __m512;
-  static constexpr int kW = 16;
+  static constexpr int kW = 16, kRegisters = 32;
   static V zero() { return _mm512_setzero_ps(); }
   static V load(const float* p) { return _mm512_loadu_ps(p); }
   static V load(const bf16* p) {
