@@ -131,10 +131,18 @@ LargeBlocks& large_blocks() {
   return *blocks;
 }
 
+// Up to an eighth more, address space as long as nobody touches it: what layers need differs a
+// little with their routing, and the block of one shall do for the next.
+int64_t rounded(int64_t n) {
+  int64_t unit =
+      std::max<int64_t>(4096, static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(n))) / 8);
+  return (n + unit - 1) / unit * unit;
+}
+
 struct HeapStorage : Storage {
   void* data;
   int64_t bytes, mapped;
-  explicit HeapStorage(int64_t n) : bytes(n), mapped((n + 4095) / 4096 * 4096) {
+  explicit HeapStorage(int64_t n) : bytes(n), mapped(n < kLarge ? n : rounded(n)) {
     data = n >= kLarge ? large_blocks().take(mapped)
                        : std::aligned_alloc(64, (n + 63) / 64 * 64 + (n == 0 ? 64 : 0));
     if (data == nullptr) fail("out of memory: {} bytes wanted, {} in use", n, live_bytes.load());

@@ -45,6 +45,37 @@ void dry_linear_grad(Ctx& ctx, const Tensor& dx, const Tensor& dw, const Tensor&
               b = cpu::make_panels(mk, cpu::panels_of(k), tokens);
 }
 
+void dry_lora(Ctx& ctx, const Tensor& x, const Tensor& w, int64_t rank) {
+  const cpu::MicroKernels& mk = cpu::micro_kernels(ctx.compute);
+  int64_t tokens = x.rows(), n = w.dim(0), k = w.dim(1), panels = cpu::panels_of(tokens);
+  counted.product += 2 * (size(tokens, n, k) + size(tokens, rank, k) + size(tokens, n, rank));
+  if (tokens <= cpu::kDecodeTokens) return;
+  {
+    cpu::Panels a = cpu::make_panels(mk, cpu::panels_of(rank), k),
+                dropped = cpu::make_panels(mk, panels, k);
+  }
+  cpu::Panels low = cpu::make_panels(mk, panels, rank), xp = cpu::make_panels(mk, panels, k);
+}
+
+void dry_lora_grad(Ctx& ctx, const Tensor& dx, const Tensor& dw, const Tensor& da,
+                   const Tensor& dup, const Tensor& dy, const Tensor& w, int64_t rank) {
+  const cpu::MicroKernels& mk = cpu::micro_kernels(ctx.compute);
+  int64_t tokens = dy.rows(), n = w.dim(0), k = w.dim(1), panels = cpu::panels_of(tokens);
+  double with_a = 2 * size(tokens, rank, k), with_b = 2 * size(tokens, n, rank);
+  counted.product += (dx ? 2 * size(tokens, n, k) + with_a : 0) + (da ? with_a : 0) +
+                     (dup ? with_b : 0) + (dx || da ? with_b : 0);
+  if (dw) dry_linear_grad(ctx, {}, dw, dy, w);
+  auto across = [&](int64_t lines) { return cpu::make_panels(mk, cpu::panels_of(lines), tokens); };
+  if (dup) cpu::Panels dyp = across(n), low = across(rank);
+  if (!dx && !da) return;
+  Tensor dlow = empty({tokens, rank});
+  {
+    cpu::Panels dyp = cpu::make_panels(mk, panels, n),
+                factor = cpu::make_panels(mk, cpu::panels_of(rank), n);
+  }
+  if (da) cpu::Panels low = across(rank), dropped = across(k);
+}
+
 // Multiply-adds of all heads per column of q, k or v: pairs of tokens that see each other.
 double seen_pairs(const Tensor& start, int64_t tokens, int heads) {
   double pairs = 0;
@@ -184,6 +215,11 @@ Backend make_dry_backend() {
   b.linear_bwd = [](Ctx& ctx, Tensor dx, Tensor dw, Tensor, Tensor dy, Tensor, Tensor w) {
     dry_linear_grad(ctx, dx, dw, dy, w);
   };
+  b.lora_linear_fwd = [](Ctx& ctx, Tensor, Tensor, Tensor x, Tensor w, Tensor, Tensor a, Tensor,
+                         float, Dropout) { dry_lora(ctx, x, w, a.dim(0)); };
+  b.lora_linear_bwd = [](Ctx& ctx, Tensor dx, Tensor dw, Tensor, Tensor da, Tensor dup, Tensor dy,
+                         Tensor, Tensor w, Tensor, Tensor a, Tensor, float,
+                         Dropout) { dry_lora_grad(ctx, dx, dw, da, dup, dy, w, a.dim(0)); };
   b.attention_fwd = [](Ctx&, Tensor, Tensor, Tensor q, Tensor k, Tensor v, Tensor start, int heads,
                        int kv_heads, float) { dry_attention(q, k, v, start, heads, kv_heads); };
   b.attention_bwd = [](Ctx&, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor k,

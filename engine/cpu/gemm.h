@@ -52,7 +52,7 @@ int64_t group_of(int64_t panels, int64_t steps, int64_t products = 1, int64_t sh
 
 // The blocks of a unit: `weights` panels by `tokens` panels, all of P in runs that stay in L2.
 // multiply(w, t, s0, n, c, accumulate) adds tiles [s0, s0 + n) into the `outs` blocks at c;
-// done(w, t, c) takes them.
+// done(w, t, c) takes them, and may change them.
 template <class F, class G>
 void sweep(int64_t weights, int64_t tokens, int64_t steps, int64_t outs, F&& multiply, G&& done) {
   int64_t run = run_of(steps);

@@ -5,7 +5,7 @@
 // that z = dL/da before the weight is there for dweight = <z, a>. The mask of an expert's dropout
 // is that of its weight's name, for its own rows in their order. Test: tests/lora.cpp.
 #include "engine/dry_run.h"
-#include "engine/ops/dropout.h"
+#include "engine/ops.h"
 #include "engine/parallel.h"
 
 namespace sutor {
@@ -14,28 +14,18 @@ namespace {
 Tensor grad_of(const Param& p) { return p.trainable ? p.grad : Tensor{}; }
 
 void forward(Ctx& ctx, const Param& w, Tensor y, Tensor low, const Tensor& x) {
-  ctx.k->linear_fwd(ctx, y, x, w.value, {});
-  if (!w.lora) return;
-  const Dropout drop = dropout_at(ctx, w.lora->dropout, w.name);
-  ctx.k->linear_fwd(ctx, low, dropped(ctx, x, drop), w.lora->a->value, {});
-  Tensor more = empty(y.shape);
-  ctx.k->linear_fwd(ctx, more, low, w.lora->b->value, {});
-  ctx.k->accumulate(ctx, y, more, w.lora->scale);
+  if (!w.lora) return ctx.k->linear_fwd(ctx, y, x, w.value, {});
+  const Lora& l = *w.lora;
+  ctx.k->lora_linear_fwd(ctx, y, low, x, w.value, {}, l.a->value, l.b->value, l.scale,
+                         dropout_at(ctx, l.dropout, w.name));
 }
 
 void backward(Ctx& ctx, const Param& w, Tensor dx, const Tensor& dy, const Tensor& x,
               const Tensor& low) {
-  ctx.k->linear_bwd(ctx, dx, grad_of(w), {}, dy, x, w.value);
-  if (!w.lora) return;
-  Tensor scaled = zeros(dy.shape), dlow = zeros(low.shape);
-  ctx.k->accumulate(ctx, scaled, dy, w.lora->scale);
-  ctx.k->linear_bwd(ctx, dlow, grad_of(*w.lora->b), {}, scaled, low, w.lora->b->value);
-  const Dropout drop = dropout_at(ctx, w.lora->dropout, w.name);
-  const bool through = drop.p > 0 && dx;
-  Tensor din = through ? zeros(x.shape) : dx;
-  ctx.k->linear_bwd(ctx, din, grad_of(*w.lora->a), {}, dlow, dropped(ctx, x, drop),
-                    w.lora->a->value);
-  if (through) ctx.k->dropout_bwd(ctx, dx, din, drop);
+  if (!w.lora) return ctx.k->linear_bwd(ctx, dx, grad_of(w), {}, dy, x, w.value);
+  const Lora& l = *w.lora;
+  ctx.k->lora_linear_bwd(ctx, dx, grad_of(w), {}, grad_of(*l.a), grad_of(*l.b), dy, x, w.value, low,
+                         l.a->value, l.b->value, l.scale, dropout_at(ctx, l.dropout, w.name));
 }
 
 bool trains(const Param& p) {

@@ -141,10 +141,20 @@ void adamw(float* w, float* m, float* v, const float* g, const AdamWConstants& c
   }
 }
 
-// The masks of a piece first (64-bit lanes), then its elements.
-template <bool kAdd>
+constexpr uint64_t kGolden = 0x9e3779b97f4a7c15u;
+
+// Multiples of it: AVX2 has no product of 64-bit lanes.
+struct GoldenTimes {
+  uint64_t of[65];
+  constexpr GoldenTimes() : of() {
+    for (uint64_t g = 0; g < 65; ++g) of[g] = g * kGolden;
+  }
+};
+constexpr GoldenTimes kGoldenTimes;
+
+// The masks of a piece of kGroups * 4 elements first (64-bit lanes), then its elements.
+template <bool kAdd, int kGroups>
 void dropout_as(float* y, const float* x, const DropoutConstants& k, int64_t first, int64_t n) {
-  constexpr int kGroups = 64;
   const uint64_t seed = k.seed;
   const uint32_t threshold = k.threshold;
   const float factor = k.scale;
@@ -153,8 +163,9 @@ void dropout_as(float* y, const float* x, const DropoutConstants& k, int64_t fir
   for (int64_t i = 0; i < n;) {
     int64_t group = (first + i) / 4, lead = (first + i) % 4,
             m = n - i < kGroups * 4 ? n - i : kGroups * 4;
+    const uint64_t start = seed + static_cast<uint64_t>(group + 1) * kGolden;
     for (int g = 0; g <= kGroups; ++g) {  // engine/random.h; written out for the vectoriser
-      uint64_t z = seed + static_cast<uint64_t>(group + g + 1) * 0x9e3779b97f4a7c15u;
+      uint64_t z = start + kGoldenTimes.of[g];
       z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
       z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
       draw[g] = z ^ (z >> 31);
@@ -174,7 +185,10 @@ void dropout_as(float* y, const float* x, const DropoutConstants& k, int64_t fir
 
 void dropout(float* y, const float* x, const DropoutConstants& k, int64_t first, int64_t n,
              bool add) {
-  (add ? dropout_as<true> : dropout_as<false>)(y, x, k, first, n);
+  if (n <= 32)  // a row of a block of products
+    (add ? dropout_as<true, 8> : dropout_as<false, 8>)(y, x, k, first, n);
+  else
+    (add ? dropout_as<true, 64> : dropout_as<false, 64>)(y, x, k, first, n);
 }
 
 void gelu(float* y, const float* x, int64_t n) {
