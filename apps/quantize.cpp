@@ -1,17 +1,10 @@
 // sutor quantize: a copy of the model with its linears in 4 bits, as bitsandbytes stores them.
 // Embeddings, head, norms and routers stay as they are.
-#include <algorithm>
-#include <filesystem>
-
 #include "apps/commands.h"
-#include "engine/quant.h"
 #include "apps/common.h"
 #include "apps/run_checkpoint.h"
-#include "io/file.h"
 #include "model/checkpoint.h"
-#include "model/lora.h"
-#include "model/names.h"
-#include "model/nf4.h"
+#include "model/nf4_folder.h"
 
 namespace sutor {
 namespace {
@@ -26,38 +19,12 @@ void run(const Args& a) {
   const std::string& out = a.required("out");
   check_model_folder_to_be(out);
   auto model = open_model(a);
-  NamedTensors tensors;
-  std::vector<std::string> skipped{"lm_head"};  // modules that are linears and stay
-  int64_t packed = 0, kept = 0;
-  for (Param& p : model->params.all()) {
-    check(!p.lora, "{}: carries a LoRA; merge it first", p.name);
-    if (!is_linear(p)) {
-      tensors.emplace_back(p.name, p.value);
-      kept += p.value.numel();
-      std::string module = p.name.substr(0, p.name.rfind('.'));
-      module = module.substr(module.rfind('.') + 1);
-      if (role_of(p.name).part == Part::kRouter &&
-          std::find(skipped.begin(), skipped.end(), module) == skipped.end())
-        skipped.push_back(module);
-      continue;
-    }
-    for (auto& t : packed_nf4(p.name, unpacked(p.value))) tensors.push_back(std::move(t));
-    packed += p.value.numel();
-  }
-  AtomicFolder folder(out);
-  write_checkpoint(folder.dir(), tensors);
-  copy_side_files(hub_folder(a.str("MODEL")), folder.dir());
-  Json config = model->config.json;
-  config["quantization_config"] = nf4_config(skipped);
-  write_file_atomic(folder.dir() + "/config.json", config.dump(2) + "\n");
-  load_model(folder.dir());  // reads back
-  folder.commit();
-  int64_t bytes = 0;
-  for (const auto& [name, t] : tensors) bytes += t.nbytes();
+  Nf4Folder done = write_nf4_folder(out, *model, hub_folder(a.str("MODEL")));
   if (a.on("json"))
-    return print_json({{"out", out}, {"quantised", packed}, {"kept", kept}, {"bytes", bytes}});
-  fmt::print("{} weights in 4 bits, {} as they were: {:.1f} MB\n", packed, kept,
-             static_cast<double>(bytes) * 1e-6);
+    return print_json(
+        {{"out", out}, {"quantised", done.packed}, {"kept", done.kept}, {"bytes", done.bytes}});
+  fmt::print("{} weights in 4 bits, {} as they were: {:.1f} MB\n", done.packed, done.kept,
+             static_cast<double>(done.bytes) * 1e-6);
 }
 
 }  // namespace

@@ -63,10 +63,11 @@ std::unique_ptr<Model> load_run_checkpoint(const std::string& folder, Compute co
   for (const std::string& dir : run.adapters) load_adapter(*model, dir, &replaced);
   if (run.lora.rank > 0) add_lora(*model, run.lora, 0);
   const Checkpoint files = Checkpoint::open(folder + "/state.safetensors");
-  constexpr std::string_view kMaster = "master.";
+  constexpr std::string_view kMaster = "master.", kValue = "value.";
   for (const std::string& key : files.names()) {
-    if (!key.starts_with(kMaster)) continue;
-    const std::string name = key.substr(kMaster.size());
+    const bool value = key.starts_with(kValue);  // beside an I16 master: model/checkpoint.h
+    if (!value && (!key.starts_with(kMaster) || files.info(key).dtype == "I16")) continue;
+    const std::string name = key.substr((value ? kValue : kMaster).size());
     check(model->params.has(name), "{}: holds {}, which {} has not", folder, name, run.base);
     Param& p = model->params.at(name);
     const Tensor t = files.get(key);

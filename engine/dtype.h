@@ -47,7 +47,7 @@ struct bf16 {
   operator float() const { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
 };
 
-// IEEE half storage; read only (files in F16 are converted when loaded).
+// IEEE half storage.
 struct f16 {
   uint16_t bits;
   operator float() const { return static_cast<float>(std::bit_cast<_Float16>(bits)); }
@@ -55,6 +55,10 @@ struct f16 {
 
 template <class T>
 constexpr DType dtype_of();
+template <>
+constexpr DType dtype_of<int16_t>() {
+  return DType::I16;
+}
 template <>
 constexpr DType dtype_of<float>() {
   return DType::F32;

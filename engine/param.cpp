@@ -2,9 +2,8 @@
 
 #include <cstring>
 
-#include "engine/ref/adamw8bit.h"
-
 #include "engine/quant.h"
+#include "engine/ref/adamw8bit.h"
 
 namespace sutor {
 
@@ -82,8 +81,10 @@ void ParamStore::prepare_training(Compute compute, bool optimizer, bool moments_
                                                                        : clone(p.value);
     p.grad = zeros(p.value.shape);
     if (!optimizer) continue;
-    p.master = p.value.dtype == DType::F32 ? p.value : cast(p.value, DType::F32);
     bool narrow = moments_8bit && p.value.numel() >= kMin8Bit;
+    p.master = p.value.dtype == DType::F32 ? p.value
+               : narrow                    ? zeros(p.value.shape, DType::I16)
+                                           : cast(p.value, DType::F32);
     p.m = zeros(p.value.shape, narrow ? DType::U8 : DType::F32);
     p.v = zeros(p.value.shape, narrow ? DType::U8 : DType::F32);
     if (!narrow) continue;

@@ -32,7 +32,8 @@ struct Param {
                  // trainable
   Tensor grad;   // F32, exists only while trainable
   Tensor master, m, v;      // F32 optimiser state, exists only while trainable
-  Tensor m_scale, v_scale;  // F32 [blocks of 256] where m and v are 8-bit (U8) codes
+  Tensor m_scale, v_scale;  // F32 [blocks of 256] where m and v are 8-bit (U8) codes; the master of
+                            // a BF16 value is then I16: what its 32 bits have beyond the value's
   bool trainable = false;
   bool buffer = false;  // never trains (a router's selection bias)
   std::optional<Lora> lora;

@@ -14,6 +14,11 @@ inline uint64_t next_random(uint64_t& state) {
   return z ^ (z >> 31);
 }
 
+// `state` after n numbers: parts of one sequence can be drawn side by side.
+inline uint64_t random_after(uint64_t state, int64_t n) {
+  return state + static_cast<uint64_t>(n) * 0x9e3779b97f4a7c15u;
+}
+
 // As a hash of one number.
 inline uint64_t mix(uint64_t z) { return next_random(z); }
 

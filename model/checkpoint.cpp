@@ -183,10 +183,14 @@ std::string differences(const std::string& a, const std::string& b) {
 
 }  // namespace
 
+// The master is what float32 has beyond the bf16 value, which then belongs to the state.
+static bool is_rest(const Param& p) { return p.master.dtype == DType::I16; }
+
 void write_state(const std::string& dir, Model& model, int64_t step, const std::string& run) {
   NamedTensors tensors;
   for (Param* p : model.params.trainable()) {
     tensors.emplace_back("master." + p->name, p->master);
+    if (is_rest(*p)) tensors.emplace_back("value." + p->name, p->value);
     tensors.emplace_back("m." + p->name, p->m);
     tensors.emplace_back("v." + p->name, p->v);
     if (!p->m_scale) continue;
@@ -210,12 +214,14 @@ int64_t read_state(const std::string& dir, Model& model, const std::string& run)
   Checkpoint files = Checkpoint::open(dir + "/state.safetensors");
   size_t used = 0;
   for (Param* p : model.params.trainable()) {
+    Tensor none;
     for (auto [prefix, t] : {std::pair<const char*, Tensor*>{"master.", &p->master},
+                             {"value.", is_rest(*p) ? &p->value : &none},
                              {"m.", &p->m},
                              {"v.", &p->v},
                              {"m_scale.", &p->m_scale},
                              {"v_scale.", &p->v_scale}}) {
-      if (!*t) continue;  // of moments in 8 bits only
+      if (!*t) continue;  // of moments in 8 bits only, or of float32 masters
       std::string name = prefix + p->name;
       check(files.has(name), "{}: has no {}", dir, name);
       Tensor stored = files.get(name);
@@ -224,7 +230,7 @@ int64_t read_state(const std::string& dir, Model& model, const std::string& run)
       copy_into(*t, stored);
       ++used;
     }
-    if (p->value.data != p->master.data) copy_into(p->value, p->master);
+    if (p->value.data != p->master.data && !is_rest(*p)) copy_into(p->value, p->master);
   }
   check(used == files.names().size(), "{}: holds {} tensors, the run trains {}", dir,
         files.names().size(), used);

@@ -6,6 +6,7 @@
 
 #include "engine/dry_run.h"
 #include "engine/name_hash.h"
+#include "engine/parallel.h"
 #include "engine/random.h"
 #include "model/family.h"
 #include "model/names.h"
@@ -129,15 +130,18 @@ WeightSource random_source(const Config& config, uint64_t seed, DType dtype) {
       std::fill(p, p + n, bias ? 0.0f : 1.0f);
       return dtype == DType::F32 ? t : cast(t, dtype);
     }
-    uint64_t state = seed_of(seed, name);
-    auto uniform = [&state] {
-      return (static_cast<double>(next_random(state) >> 11) + 0.5) * 0x1p-53;
-    };
-    for (int64_t i = 0; i < n; i += 2) {  // Box-Muller
-      double r = std * std::sqrt(-2 * std::log(uniform())), a = 2 * std::numbers::pi * uniform();
-      p[i] = static_cast<float>(r * std::cos(a));
-      if (i + 1 < n) p[i + 1] = static_cast<float>(r * std::sin(a));
-    }
+    const uint64_t start = seed_of(seed, name);
+    parallel_for((n + 1) / 2, 1 << 12, [&](int64_t lo, int64_t hi) {
+      uint64_t state = random_after(start, 2 * lo);
+      auto uniform = [&state] {
+        return (static_cast<double>(next_random(state) >> 11) + 0.5) * 0x1p-53;
+      };
+      for (int64_t i = 2 * lo; i < std::min(n, 2 * hi); i += 2) {  // Box-Muller
+        double r = std * std::sqrt(-2 * std::log(uniform())), a = 2 * std::numbers::pi * uniform();
+        p[i] = static_cast<float>(r * std::cos(a));
+        if (i + 1 < n) p[i + 1] = static_cast<float>(r * std::sin(a));
+      }
+    });
     return dtype == DType::F32 ? t : cast(t, dtype);
   };
 }

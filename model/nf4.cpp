@@ -163,10 +163,13 @@ int quantise_frozen(Model& model) {
 }
 
 NamedTensors packed_nf4(const std::string& name, const Tensor& weight) {
-  Nf4 p = packed_finite(name, weight);
+  const bool is_packed = weight.dtype == DType::NF4;
+  const Nf4 p = is_packed ? nf4_of(weight).nf4 : packed_finite(name, weight);
+  const DType type = is_packed ? nf4_of(weight).as : weight.dtype;
+  check(p.absmax.dtype == DType::U8, "{}: is NF4 without double quantisation", name);
   const char* dtype = nullptr;
   for (const Type& t : kTypes)
-    if (t.dtype == weight.dtype) dtype = t.name;
+    if (t.dtype == type) dtype = t.name;
   check(dtype != nullptr, "{}: {} cannot be quantised", name, name_of(weight.dtype));
   // As Python's json.dumps writes it, key by key.
   std::string state = fmt::format(

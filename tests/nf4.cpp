@@ -95,6 +95,20 @@ TEST_CASE("nf4: sutor quantize writes what loads as the nearest codes") {
   CHECK(config["quantization_config"]["quant_method"] == "bitsandbytes");
 }
 
+TEST_CASE("nf4: init --weights NF4 is init and quantize, byte for byte") {
+  if (binary() == nullptr) return;
+  Folder f;
+  const std::string config =
+      "init tests/goldens/deepseek_v2/lite/config.json --seed 3 --quiet --out ";
+  REQUIRE(run(f, config + (f / "wide")).code == 0);
+  REQUIRE(run(f, "quantize " + (f / "wide") + " --quiet --out " + (f / "then")).code == 0);
+  Result r = run(f, config + (f / "once") + " --weights NF4");
+  CAPTURE(r.err);
+  REQUIRE(r.code == 0);
+  for (const char* name : {"/model.safetensors", "/config.json"})
+    CHECK(read_file((f / "once") + name) == read_file((f / "then") + name));
+}
+
 TEST_CASE("nf4: sutor quantize takes the checkpoint of a run, with its base's tokenizer") {
   if (binary() == nullptr) return;
   Folder f;

@@ -54,6 +54,8 @@ void expect_same(Model& a, Model& b) {
     for (auto [x, y] :
          {std::pair{&p.m, &q.m}, {&p.v, &q.v}, {&p.m_scale, &q.m_scale}, {&p.v_scale, &q.v_scale}})
       if (*x) CHECK(same_bits(*x, *y));
+    CHECK(p.master.dtype == q.master.dtype);
+    CHECK(std::memcmp(p.master.data, q.master.data, p.master.nbytes()) == 0);
   }
 }
 
@@ -117,6 +119,10 @@ TEST_CASE("adamw8bit: the same bits for 1, 2 and 4 threads, and after resume") {
     Folder f;
     write_state(f / "state", *first, 2, "run");
     CHECK_THROWS_AS(read_state(f / "state", *wide, "run"), Error);  // F32 moments cannot hold them
+    // Beside bf16 weights a master is 16 bits; the checkpoint has both.
+    const Param& head = first->params.at("lm_head.weight");
+    CHECK(head.master.dtype == (compute == Compute::kBF16 ? DType::I16 : DType::F32));
+    CHECK(Checkpoint::open(f / "state").has("value.lm_head.weight") == (compute == Compute::kBF16));
     CHECK(read_state(f / "state", *second, "run") == 2);
     expect_same(*first, *second);
     train(ctx, *second, rows(), options(), 2, [](const StepLog&) { return true; });
@@ -135,6 +141,23 @@ TEST_CASE("adamw8bit: the same bits for 1, 2 and 4 threads, and after resume") {
     for (size_t i = 0; i < a.size(); ++i) ab += a[i] * b[i], aa += a[i] * a[i], bb += b[i] * b[i];
     CHECK(ab / std::sqrt(aa * bb) > 0.95);
   }
+}
+
+TEST_CASE("adamw8bit: a checkpoint of 16-bit masters is the model it would export") {
+  if (binary() == nullptr) return;
+  Folder f;
+  Result r = run(f, "train " + kModel + " --data " + kTiny +
+                        "/rows.jsonl --seq 64 --threads 1 --quiet --optimizer adamw8bit --steps 2 "
+                        "--save-every 2 --dtype bf16 --method full --lr 1e-3 --out " +
+                        (f / "run"));
+  CAPTURE(r.err);
+  REQUIRE(r.code == 0);
+  for (const char* at : {"run/model", "run/checkpoint-2"}) {
+    Result q = run(f, "quantize " + (f / at) + " --quiet --out " + (f / "q") + at[4]);
+    CAPTURE(q.err);
+    REQUIRE(q.code == 0);
+  }
+  CHECK(read_file(f / "qm/model.safetensors") == read_file(f / "qc/model.safetensors"));
 }
 
 TEST_CASE("adamw8bit: train by every method, resume, estimate") {

@@ -1,7 +1,8 @@
 // One AdamW step with moments in 8 bits: a block of 256 is widened, stepped by the loop of
 // engine/cpu/optim.cpp and stored again. The code of a value is found without a search: the upper
 // sixteen bits of its magnitude (exponent and seven bits of the mantissa) give the interval it lies
-// in, which holds at most one boundary between codes. Specification: engine/ref/adamw8bit.h; test:
+// in, which holds at most one boundary between codes. The master of a bf16 value may be an F32
+// tensor, or I16: what it has beyond the value. Specification: engine/ref/adamw8bit.h; test:
 // tests/kernels/adamw8bit.cpp.
 #include "engine/ref/adamw8bit.h"
 
@@ -56,6 +57,19 @@ float store(uint8_t* code, const float* x, int64_t n, const Codes& codes) {
   return scale;
 }
 
+// A float32 master in the bits of its bf16 rounding and a signed 16-bit rest. Exact but where the
+// master lies halfway between two bf16 values and the lower one is the even one: the rest would be
+// 2^15, and the master loses one unit in its last place.
+float joined(bf16 value, int16_t rest) {
+  return std::bit_cast<float>((static_cast<uint32_t>(value.bits) << 16) +
+                              static_cast<uint32_t>(static_cast<int32_t>(rest)));
+}
+int16_t rest_of(float master, bf16 value) {
+  auto rest = static_cast<int32_t>(std::bit_cast<uint32_t>(master) -
+                                   (static_cast<uint32_t>(value.bits) << 16));
+  return static_cast<int16_t>(std::min(rest, 32767));
+}
+
 }  // namespace
 
 void adamw8bit_step(Ctx&, Tensor value, Tensor master, Tensor m, Tensor v, Tensor m_scale,
@@ -70,21 +84,25 @@ void adamw8bit_step(Ctx&, Tensor value, Tensor master, Tensor m, Tensor v, Tenso
   AdamWConstants c = adamw_constants(s);
   const RowKernels& k = row_kernels();
   auto *mc = m.as<uint8_t>(), *vc = v.as<uint8_t>();
-  float *w = master.f32(), *ms = m_scale.f32(), *vs = v_scale.f32();
+  float *ms = m_scale.f32(), *vs = v_scale.f32();
+  auto* rest = master.dtype == DType::I16 ? master.as<int16_t>() : nullptr;
+  check(rest == nullptr || out != nullptr, "adamw: the rest of a master needs a BF16 value");
   const float* g = grad.f32();
   parallel_for(blocks, 64, [&](int64_t from, int64_t to) {
-    float wide_m[kBlock], wide_v[kBlock];
+    float wide_w[kBlock], wide_m[kBlock], wide_v[kBlock];
     for (int64_t b = from; b < to; ++b) {
       int64_t lo = b * kBlock, count = std::min(kBlock, n - lo);
       for (int64_t i = 0; i < count; ++i) {
         wide_m[i] = of_m.value(mc[lo + i]) * ms[b];
         wide_v[i] = of_v.value(vc[lo + i]) * vs[b];
       }
-      k.adamw(w + lo, wide_m, wide_v, g + lo, c, count);
+      float* w = rest ? wide_w : master.f32() + lo;
+      for (int64_t i = 0; rest && i < count; ++i) w[i] = joined(out[lo + i], rest[lo + i]);
+      k.adamw(w, wide_m, wide_v, g + lo, c, count);
       ms[b] = store(mc + lo, wide_m, count, of_m);
       vs[b] = store(vc + lo, wide_v, count, of_v);
-      if (out)
-        for (int64_t i = lo; i < lo + count; ++i) out[i] = bf16(w[i]);
+      for (int64_t i = 0; out && i < count; ++i) out[lo + i] = bf16(w[i]);
+      for (int64_t i = 0; rest && i < count; ++i) rest[lo + i] = rest_of(w[i], out[lo + i]);
     }
   });
 }

@@ -105,6 +105,42 @@ TEST_CASE("adamw8bit_step: finds the minimum of a quadratic as 32-bit moments do
   CHECK(narrow < 5e-2);
 }
 
+// Half way between two bf16 values, the lower one even: the rest has no 2^15.
+TEST_CASE(
+    "adamw8bit_step: a master of 16 bits beside the bf16 value is the F32 one, to a tie's last "
+    "bit") {
+  constexpr int64_t kN = 5000;
+  auto joined = [](const Tensor& value, const Tensor& rest, int64_t i) {
+    return (static_cast<uint32_t>(value.as<bf16>()[i].bits) << 16) +
+           static_cast<uint32_t>(int32_t{rest.as<int16_t>()[i]});
+  };
+  Tensor start = cast(random({kN}, 1), DType::BF16), master = cast(start, DType::F32),
+         value = clone(start), narrow = clone(start), rest = zeros({kN}, DType::I16);
+  State s(kN), t(kN);
+  int64_t other = 0;
+  for (int at = 1; at <= 30; ++at) {
+    Tensor grad = random({kN}, 100 + at, 1e-3);
+    step(value, master, s, grad, step_at(at, 0.1, 1, 1e-3));
+    step(narrow, rest, t, grad, step_at(at, 0.1, 1, 1e-3));
+    for (int64_t i = 0; i < kN; ++i) {
+      auto far = std::bit_cast<uint32_t>(master.f32()[i]) - joined(narrow, rest, i);
+      CHECK(far + 4 <= 8);  // a tie's bit, carried on
+      other += far != 0;
+    }
+  }
+  CHECK(other < kN * 30 / 1000);
+  CHECK(near(dense(narrow), dense(value), 1e-6));
+
+  Tensor one = empty({1}, DType::BF16), half = zeros({1}, DType::I16);
+  one.as<bf16>()[0] = bf16(1.0f);
+  half.as<int16_t>()[0] = 32767;
+  State u(1);
+  step(one, half, u, zeros({1}), step_at(1, 0, 1));
+  CHECK(joined(one, half, 0) == 0x3f807fff);  // stays
+  CHECK_THROWS_WITH_AS(step(master, rest, s, master, step_at(1, 0, 1)),
+                       "adamw: a F32 value needs to be its own master", Error);
+}
+
 TEST_CASE("adamw8bit_step: sizes and types must fit") {
   Tensor w = zeros({300}), g = zeros({300});
   State s(300), one(256);
