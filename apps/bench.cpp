@@ -1,10 +1,12 @@
-// sutor bench: what this machine can do, and how near to it the kernels come.
+// sutor bench: what this machine can do, and how near to it kernels and whole models come.
 #include "engine/bench.h"
 
+#include <algorithm>
 #include <cstdio>
 
+#include "apps/bench_model.h"
 #include "apps/commands.h"
-#include "apps/common.h"
+#include "apps/method_args.h"
 #include "apps/table.h"
 #include "engine/cpu/isa.h"
 #include "engine/parallel.h"
@@ -13,10 +15,21 @@ namespace sutor {
 namespace {
 
 void declare(Args& a) {
-  a.positional("WHAT", "peaks: GEMM and memory; kernels: the matrix kernels as a share of them");
-  a.flag("small", "kernels: an eighth of the experts (0.2 GB instead of 1.3)");
-  a.integer("repeats", "kernels: timed runs of each, the median counts", 10, 1, 10000);
-  a.common();
+  a.positional(
+      "WHAT",
+      "peaks: GEMM and memory; kernels: the matrix kernels; layer: a MoE layer by the share "
+      "that trains; fusion: what each fused kernel is worth; train, infer: a MODEL");
+  declare_model(a, true);
+  a.flag("small",
+         "kernels, layer: an eighth of the experts (0.2 GB instead of 1.3); fusion: toy sizes");
+  a.integer("repeats", "timed runs of each, the median counts", 10, 1, 10000);
+  declare_method(a);
+  a.choice("optimizer", "train: as in sutor train", "adamw", {"adamw", "adamw8bit"});
+  a.flag("recompute", "train: keep only block inputs for backward");
+  a.integer("batch", "train: rows of a step", 1, 1, 1 << 20);
+  a.integer("seq", "train: tokens of a row; infer: of the prompt", 512, 2, 1 << 20);
+  a.integer("max-tokens", "infer: tokens generated", 128, 2, 1 << 20);
+  declare_weights(a);
 }
 
 Json header(const cpu::Peaks& p) {
@@ -27,8 +40,20 @@ Json header(const cpu::Peaks& p) {
           {"read_gbps", p.read_gbps}};
 }
 
+double gemm_peak(const Ctx& ctx, const cpu::Peaks& p) {
+  return ctx.compute == Compute::kBF16 ? p.bf16_gflops : p.f32_gflops;
+}
+
+// What was measured, as JSON below the header or as the table.
+void show(const Args& a, const cpu::Peaks& peaks, Json rows, const Table& table) {
+  if (!a.on("json")) return fmt::print("{}", table.text()), void();
+  Json j = header(peaks);
+  j["rows"] = std::move(rows);
+  print_json(j);
+}
+
 void kernels(const Args& a, Ctx& ctx, const cpu::Peaks& peaks) {
-  double gemm = ctx.compute == Compute::kBF16 ? peaks.bf16_gflops : peaks.f32_gflops;
+  const double gemm = gemm_peak(ctx, peaks);
   Table table(
       {"kernel", "shape", "tokens", "us", "GFLOP/s", "% of GEMM peak", "GB/s", "% of memory peak"});
   Json rows = Json::array();
@@ -46,21 +71,73 @@ void kernels(const Args& a, Ctx& ctx, const cpu::Peaks& peaks) {
                     {"gbps", gbps},
                     {"of_memory_peak", gbps / peaks.read_gbps}});
   });
-  if (a.on("json")) {
-    Json j = header(peaks);
-    j["rows"] = rows;
-    return print_json(j);
+  show(a, peaks, std::move(rows), table);
+}
+
+void layer(const Args& a, Ctx& ctx, const cpu::Peaks& peaks) {
+  const double gemm = gemm_peak(ctx, peaks);
+  Table table(
+      {"tokens", "experts that train", "ms", "GFLOP/s", "% of GEMM peak", "of all", "(2+s)/3"});
+  Json rows = Json::array();
+  std::vector<LayerTiming> all =
+      time_layer(ctx, a.on("small"), static_cast<int>(a.num("repeats")), [](const LayerTiming&) {});
+  for (const LayerTiming& t : all) {
+    double whole = 0;
+    for (const LayerTiming& o : all)
+      if (o.tokens == t.tokens && o.share == 1) whole = o.seconds;
+    double gflops = t.flop / t.seconds * 1e-9, line = (2 + t.share) / 3;
+    table.row({std::to_string(t.tokens), fmt::format("{:.0f} %", 100 * t.share),
+               fmt::format("{:.1f}", t.seconds * 1e3), fmt::format("{:.1f}", gflops),
+               fmt::format("{:.0f}", 100 * gflops / gemm), fmt::format("{:.3f}", t.seconds / whole),
+               fmt::format("{:.3f}", line)});
+    rows.push_back({{"tokens", t.tokens},
+                    {"share", t.share},
+                    {"seconds", t.seconds},
+                    {"gflops", gflops},
+                    {"of_gemm_peak", gflops / gemm},
+                    {"of_all", t.seconds / whole},
+                    {"line", line}});
   }
-  fmt::print("{}", table.text());
+  show(a, peaks, std::move(rows), table);
+}
+
+void fusion(const Args& a, Ctx& ctx, const cpu::Peaks& peaks) {
+  Table table({"fused", "apart", "shape", "fused ms", "apart ms", "gain", "MB not moved"});
+  Json rows = Json::array();
+  time_fusions(ctx, a.on("small"), static_cast<int>(a.num("repeats")), [&](const FusionTiming& t) {
+    table.row({t.fusion, t.apart, t.shape, fmt::format("{:.2f}", t.fused_seconds * 1e3),
+               fmt::format("{:.2f}", t.apart_seconds * 1e3),
+               fmt::format("{:.2f}x", t.apart_seconds / t.fused_seconds),
+               fmt::format("{:.0f}", t.bytes * 1e-6)});
+    rows.push_back({{"fused", t.fusion},
+                    {"apart", t.apart},
+                    {"shape", t.shape},
+                    {"fused_seconds", t.fused_seconds},
+                    {"apart_seconds", t.apart_seconds},
+                    {"bytes_not_moved", t.bytes},
+                    {"difference", t.difference}});
+  });
+  show(a, peaks, std::move(rows), table);
 }
 
 void run(const Args& a) {
   const std::string& what = a.str("WHAT");
-  if (what != "peaks" && what != "kernels")
-    throw UsageError(fmt::format("WHAT is '{}'; allowed: peaks, kernels", what));
-  bool times = what == "kernels";
-  for (const char* o : {"small", "repeats"}) a.no_effect_unless(times, o, "only kernels has it");
+  const char* known[] = {"peaks", "kernels", "layer", "fusion", "train", "infer"};
+  if (std::find(std::begin(known), std::end(known), what) == std::end(known))
+    throw UsageError(fmt::format("WHAT is '{}'; allowed: {}", what, fmt::join(known, ", ")));
+  const bool train = what == "train", infer = what == "infer", times = what != "peaks";
+  if ((train || infer) == a.str("MODEL").empty())
+    throw UsageError(train || infer ? fmt::format("bench {}: name a MODEL", what)
+                                    : fmt::format("bench {}: takes no MODEL", what));
+  a.no_effect_unless(times && !train && !infer, "small", "only kernels, layer and fusion have it");
+  a.no_effect_unless(times, "repeats", "peaks has none");
   a.no_effect_unless(times, "dtype", "peaks measures both");
+  for (const char* o : {"method", "experts", "one-indexed", "rank", "alpha", "lora-dropout",
+                        "adapter-dropout", "quantize", "optimizer", "recompute", "batch"})
+    a.no_effect_unless(train, o, "only train has it");
+  for (const char* o : {"max-tokens", "weights"}) a.no_effect_unless(infer, o, "only infer has it");
+  for (const char* o : {"seq", "adapter"})
+    a.no_effect_unless(train || infer, o, "only train and infer have it");
   Ctx ctx = a.context();
   cpu::Peaks peaks = cpu::measure_peaks();
   if (!times && a.on("json")) return print_json(header(peaks));
@@ -73,10 +150,34 @@ void run(const Args& a) {
     t.row({"memory read, GB/s", fmt::format("{:.1f}", peaks.read_gbps)});
     fmt::print("{}\n", t.text());
   }
-  if (times) kernels(a, ctx, peaks);
+  if (what == "kernels") kernels(a, ctx, peaks);
+  if (what == "layer") layer(a, ctx, peaks);
+  if (what == "fusion") fusion(a, ctx, peaks);
+  if (!train && !infer) return;
+  const ModelTiming t = train ? time_training(a, ctx) : time_inference(a, ctx);
+  Table table({"what", "tokens/s", "GFLOP/s", "% of GEMM peak", "GB/s", "% of memory peak"});
+  Json rows = Json::array();
+  for (const ModelTiming::Row& r : t.rows) {
+    double gflops = r.flop / r.seconds * 1e-9, gbps = r.bytes / r.seconds * 1e-9,
+           gemm = gemm_peak(ctx, peaks);
+    table.row({r.what, fmt::format("{:.1f}", r.tokens / r.seconds), fmt::format("{:.1f}", gflops),
+               fmt::format("{:.0f}", 100 * gflops / gemm), fmt::format("{:.1f}", gbps),
+               fmt::format("{:.0f}", 100 * gbps / peaks.read_gbps)});
+    rows.push_back({{"what", r.what},
+                    {"seconds", r.seconds},
+                    {"tokens_per_s", r.tokens / r.seconds},
+                    {"gflops", gflops},
+                    {"of_gemm_peak", gflops / gemm},
+                    {"gbps", gbps},
+                    {"of_memory_peak", gbps / peaks.read_gbps},
+                    {"peak_bytes", peak_bytes()}});
+  }
+  show(a, peaks, std::move(rows), table);
+  if (!a.on("json"))
+    fmt::print("peak memory: {:.2f} GB\n", static_cast<double>(peak_bytes()) * 1e-9);
 }
 
 }  // namespace
-const Command kBench{"bench", "peaks of this machine, and the kernels as a share of them",
+const Command kBench{"bench", "peaks of this machine, and kernels and models as a share of them",
                      "sutor bench kernels --small", declare, run};
 }  // namespace sutor

@@ -1,47 +1,15 @@
 #include "engine/bench.h"
 
 #include <algorithm>
-#include <chrono>
+#include <cmath>
 
-#include "engine/parallel.h"
+#include "engine/bench_timing.h"
 
 namespace sutor {
+using namespace timing;
 namespace {
 
 constexpr int64_t kHidden = 2048, kWidth = 1408, kTopK = 6;
-
-// Reproducible values in (-1, 1), the same whatever the thread count.
-void fill(const Tensor& t, uint64_t seed) {
-  parallel_for(t.numel(), 1 << 16, [&](int64_t lo, int64_t hi) {
-    for (int64_t i = lo; i < hi; ++i) {
-      uint64_t z = (static_cast<uint64_t>(i) + seed) * 0x9e3779b97f4a7c15;
-      z = (z ^ (z >> 29)) * 0xbf58476d1ce4e5b9;
-      float f = static_cast<float>(static_cast<int64_t>(z >> 40) - (1 << 23)) * 0x1p-23f;
-      if (t.dtype == DType::F32)
-        t.f32()[i] = f;
-      else
-        t.as<bf16>()[i] = bf16(f * 0.05f);
-    }
-  });
-}
-
-Tensor made(Shape shape, DType dtype, uint64_t seed) {
-  Tensor t = empty(std::move(shape), dtype);
-  fill(t, seed);
-  return t;
-}
-
-double median_seconds(int repeats, const std::function<void()>& fn) {
-  std::vector<double> all;
-  fn();  // pages, packing buffers, threads
-  for (int i = 0; i < repeats; ++i) {
-    auto begin = std::chrono::steady_clock::now();
-    fn();
-    all.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
-  }
-  std::nth_element(all.begin(), all.begin() + repeats / 2, all.end());
-  return all[repeats / 2];
-}
 
 constexpr int64_t kAdapters = 8, kAdapterWidth = 512, kAdapterTopK = 2;  // Camelidae's
 
@@ -49,26 +17,15 @@ struct Layer {
   ExpertWeights w;
   AdapterWeights adapters;
   Tensor head;  // [8 * kWidth, kHidden], for linear
-  explicit Layer(int64_t experts) : head(made({8 * kWidth, kHidden}, DType::BF16, 7)) {
-    for (int64_t e = 0; e < experts; ++e) {
-      w.gate.push_back(made({kWidth, kHidden}, DType::BF16, e * 3));
-      w.up.push_back(made({kWidth, kHidden}, DType::BF16, e * 3 + 1));
-      w.down.push_back(made({kHidden, kWidth}, DType::BF16, e * 3 + 2));
-    }
+  explicit Layer(int64_t experts)
+      : w(made_experts(experts, kHidden, kWidth)),
+        head(made({8 * kWidth, kHidden}, DType::BF16, 7)) {
     for (int64_t e = 0; e < kAdapters; ++e) {
       adapters.down.push_back(made({kAdapterWidth, kHidden}, DType::BF16, e * 2));
       adapters.up.push_back(made({kHidden, kAdapterWidth}, DType::BF16, e * 2 + 1));
     }
   }
 };
-
-// Token t's experts are t, t+7, t+14, ...: even load, as a balanced router gives.
-Tensor spread_experts(int64_t tokens, int64_t experts, int64_t top_k) {
-  Tensor t = empty({tokens, top_k}, DType::I32);
-  for (int64_t p = 0; p < t.numel(); ++p)
-    t.i32()[p] = static_cast<int32_t>((p / top_k + p % top_k * 7) % experts);
-  return t;
-}
 
 }  // namespace
 
@@ -151,6 +108,41 @@ std::vector<KernelTiming> time_kernels(Ctx& ctx, bool small, int repeats,
                            {});
       });
       add(row);
+    }
+  }
+  return rows;
+}
+
+std::vector<LayerTiming> time_layer(Ctx& ctx, bool small, int repeats,
+                                    const std::function<void(const LayerTiming&)>& done) {
+  int64_t experts = small ? 8 : 64;
+  ExpertWeights w = made_experts(experts, kHidden, kWidth);
+  std::vector<LayerTiming> rows;
+  for (int64_t T : {128, 512, 2048}) {
+    if (small && T > 128) break;
+    MoeIndex index = sort_by_expert(spread_experts(T, experts, kTopK), static_cast<int>(experts));
+    Tensor x = made({T, kHidden}, DType::F32, 1), weight = made({T, kTopK}, DType::F32, 4),
+           y = empty({T, kHidden}), gate = empty({T * kTopK, kWidth}), up = empty(gate.shape),
+           dy = made({T, kHidden}, DType::F32, 5), dx = zeros({T, kHidden}),
+           dweight = zeros({T, kTopK});
+    const double forward = 6 * static_cast<double>(T * kTopK * kHidden * kWidth);
+    for (double share : {0.0, 0.05, 0.125, 0.25, 0.5, 1.0}) {
+      auto n = static_cast<int64_t>(std::lround(share * static_cast<double>(experts)));
+      ExpertWeights dw;
+      for (int64_t e = 0; e < experts; ++e) {
+        const bool trains = e < n;
+        dw.gate.push_back(trains ? zeros({kWidth, kHidden}) : Tensor{});
+        dw.up.push_back(trains ? zeros({kWidth, kHidden}) : Tensor{});
+        dw.down.push_back(trains ? zeros({kHidden, kWidth}) : Tensor{});
+      }
+      LayerTiming row{T, static_cast<double>(n) / static_cast<double>(experts)};
+      row.flop = forward * (2 + row.share);
+      row.seconds = median_seconds(repeats, [&] {
+        ctx.k->moe_ffn_fwd(ctx, y, gate, up, x, weight, index, w);
+        ctx.k->moe_ffn_bwd(ctx, dx, dweight, &dw, dy, x, weight, gate, up, index, w);
+      });
+      rows.push_back(row);
+      done(row);
     }
   }
   return rows;

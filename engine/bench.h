@@ -1,6 +1,6 @@
 #pragma once
-// Times the matrix kernels on shapes of real layers, next to what the machine can do in the same
-// minute (engine/cpu/peaks.h): the rows of `sutor bench kernels`.
+// Times the kernels on shapes of real layers, next to what the machine can do in the same minute
+// (engine/cpu/peaks.h): the rows of `sutor bench kernels`, `layer` and `fusion`.
 
 #include <functional>
 #include <string>
@@ -24,5 +24,27 @@ struct KernelTiming {
 // small, an eighth of its experts. `done` sees each row as it comes.
 std::vector<KernelTiming> time_kernels(Ctx& ctx, bool small, int repeats,
                                        const std::function<void(const KernelTiming&)>& done);
+
+// One MoE layer of the same shapes, forward and backward with dx, and dW of a share of its experts:
+// by the multiply-adds, time follows (2 + share) / 3 of the whole.
+struct LayerTiming {
+  int64_t tokens = 0;
+  double share = 0;    // of the experts that train
+  double flop = 0;     // useful: forward, dx, dW of the share
+  double seconds = 0;  // median
+};
+std::vector<LayerTiming> time_layer(Ctx& ctx, bool small, int repeats,
+                                    const std::function<void(const LayerTiming&)>& done);
+
+// What each fusion of the kernels is worth: the fused form against the same result by separate
+// kernels, called in turn (engine/bench_fusion.cpp, where a variant is one entry of a table).
+struct FusionTiming {
+  std::string fusion, apart, shape;
+  double fused_seconds = 0, apart_seconds = 0;  // medians
+  double bytes = 0;       // that the separate form writes to tensors and reads again
+  double difference = 0;  // of the results, the largest over the largest of the fused one
+};
+std::vector<FusionTiming> time_fusions(Ctx& ctx, bool small, int repeats,
+                                       const std::function<void(const FusionTiming&)>& done);
 
 }  // namespace sutor
