@@ -68,7 +68,7 @@ reproduce: all
 
 # What this machine can do and how near the kernels come: run it on a quiet one.
 bench: all
-	$(BUILD)/sutor bench kernels
+	bench/performance.sh
 
 # Trains the embedded model anew.
 embedded-model: all

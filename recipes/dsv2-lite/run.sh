@@ -17,6 +17,6 @@ cp "$here/config.json" "$here/../embedded/tokenizer.json" "$here/../embedded/tok
 [ -d "$work/model" ] || "$SUTOR" init "$work/start" --seed 1 --weights NF4 --out "$work/model"
 rm -rf "$work/run"
 set -- "$work/model" --config "$here/../dsv2-lite-24gb.yaml" --experts "$experts" --data "$data" --threads "$THREADS" --out "$work/run"
-"$SUTOR" estimate "$work/model" --method esft --experts "$experts" --optimizer adamw8bit --recompute --dtype bf16 --batch 1 --seq 1024
+"$SUTOR" estimate "$work/model" --method esft --experts "$experts" --optimizer adamw8bit --recompute --dtype bf16 --batch 1 --seq 768
 "$SUTOR" train "$@" --steps "$STEPS" --save-every "$STEPS"
 "$SUTOR" train "$@" --steps $((2 * STEPS)) --save-every $((2 * STEPS)) --resume

@@ -1,0 +1,71 @@
+#!/bin/sh
+# Writes docs/performance.md: what this machine can do, and how near to it kernels, fusions and a model come, all in one run.
+#
+#   bench/performance.sh [MODEL EXPERTS.json]     # a model folder and an expert_cfg.json for it add training and inference
+#
+# SUTOR=build/sutor THREADS=2 OUT=docs/performance.md REPEATS=10. python3 (its standard library) formats. Nothing else should run.
+set -eu
+here=$(cd "$(dirname "$0")" && pwd)
+: "${SUTOR:=$here/../build/sutor}" "${THREADS:=2}" "${OUT:=$here/../docs/performance.md}" "${REPEATS:=10}"
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+run() {
+  name=$1
+  shift
+  echo "bench $*" >&2
+  "$SUTOR" bench "$@" --threads "$THREADS" --json >"$work/$name.json"
+}
+run kernels kernels --repeats "$REPEATS" --dtype bf16
+run layer layer --repeats "$REPEATS" --dtype bf16
+run fusion fusion --repeats "$REPEATS" --dtype bf16
+if [ $# -eq 2 ]; then
+  run train train "$1" --method esft --experts "$2" --batch 1 --seq 512 --repeats "$REPEATS" --dtype bf16
+  run infer infer "$1" --seq 512 --max-tokens 64 --repeats 3 --dtype bf16
+fi
+commit=$(git -C "$here" rev-parse --short HEAD 2>/dev/null || echo unknown)
+python3 - "$work" "$commit" "$THREADS" >"$OUT" <<'PYTHON'
+import json, os, platform, sys
+work, commit, threads = sys.argv[1:]
+load = lambda name: json.load(open(f"{work}/{name}.json")) if os.path.exists(f"{work}/{name}.json") else None
+def peaks(j):
+    return f"Peaks measured just before: GEMM {j['bf16_gflops']:.0f} GFLOP/s (bf16 operands), {j['f32_gflops']:.0f} (f32), read {j['read_gbps']:.0f} GB/s."
+def table(head, rows):
+    print("| " + " | ".join(head) + " |\n|" + "---|" * len(head))
+    for r in rows:
+        print("| " + " | ".join(str(c) for c in r) + " |")
+    print()
+pct = lambda x: f"{100 * x:.0f}"
+cpu = next((l.split(":")[1].strip() for l in open("/proc/cpuinfo") if l.startswith("model name")), platform.machine())
+k, l, f = load("kernels"), load("layer"), load("fusion")
+print(f"""# Performance
+
+Written by `bench/performance.sh`; every figure is a share of what the same machine did in the same minutes.
+{cpu}, kernels {k['kernels']}, {threads} threads, commit {commit}, `--dtype bf16`; medians. Useful multiply-adds alone count.
+The GEMM peak is the micro-kernel on a panel in the first-level cache; memory is read by the decode path's dot product.
+
+## Kernels
+
+{peaks(k)} Shapes of a DeepSeek-V2-Lite layer and of Camelidae's adapters.
+""")
+table(["kernel", "shape", "tokens", "ms", "GFLOP/s", "% of GEMM peak", "% of memory peak"],
+      [(r["kernel"], r["shape"], r["tokens"], f"{1e3 * r['seconds']:.2f}", f"{r['gflops']:.0f}", pct(r["of_gemm_peak"]), pct(r["of_memory_peak"])) for r in k["rows"]])
+print(f"""## A MoE layer by the share of its experts that trains
+
+{peaks(l)} Forward, dx and the dW of the share: by the multiply-adds a step follows (2 + s) / 3 of training all.
+""")
+table(["tokens", "experts that train", "ms", "% of GEMM peak", "of all", "(2 + s) / 3"],
+      [(r["tokens"], pct(r["share"]) + " %", f"{1e3 * r['seconds']:.1f}", pct(r["of_gemm_peak"]), f"{r['of_all']:.3f}", f"{r['line']:.3f}") for r in l["rows"]])
+print(f"""## Fusions
+
+{peaks(f)} Each against the same result by separate kernels of this engine, called in turn. A variant is one function and one line
+in `engine/bench_fusion.cpp`; `tests/bench.cpp` holds both forms to the same result.
+""")
+table(["fused", "apart", "shape", "fused ms", "apart ms", "gain", "MB not moved"],
+      [(r["fused"], r["apart"], r["shape"], f"{1e3 * r['fused_seconds']:.2f}", f"{1e3 * r['apart_seconds']:.2f}", f"{r['apart_seconds'] / r['fused_seconds']:.2f}x", f"{1e-6 * r['bytes_not_moved']:.0f}") for r in f["rows"]])
+if load("train"):
+    print("## A whole model\n\n`sutor bench train` and `infer`; recomputation does not count as useful.\n")
+    rows = [(r["what"], f"{r['tokens_per_s']:.0f}", f"{r['gflops']:.0f}", pct(r["of_gemm_peak"]), pct(r["of_memory_peak"]), f"{1e-9 * r['peak_bytes']:.2f}")
+            for j in (load("train"), load("infer")) for r in j["rows"]]
+    table(["what", "tokens/s", "GFLOP/s", "% of GEMM peak", "% of memory peak", "peak GB"], rows)
+PYTHON
+echo "$OUT" >&2
