@@ -4,9 +4,9 @@
 #include <filesystem>
 
 #include "apps/commands.h"
-#include "engine/quant.h"
 #include "apps/common.h"
 #include "apps/run_checkpoint.h"
+#include "engine/quant.h"
 #include "io/file.h"
 #include "model/checkpoint.h"
 #include "model/lora.h"
@@ -26,6 +26,10 @@ void run(const Args& a) {
   const std::string& out = a.required("out");
   check_model_folder_to_be(out);
   auto model = open_model(a);
+  check(model->base.packed != "NF4",
+        "{}: is in NF4 already; name the model that it was made from: packing it again would lose "
+        "more of it",
+        a.str("MODEL"));
   NamedTensors tensors;
   std::vector<std::string> skipped{"lm_head"};  // modules that are linears and stay
   int64_t packed = 0, kept = 0;
