@@ -67,9 +67,11 @@ void Args::no_default(const char* name) {
   options_[name].text = options_[name].fallback = "";
 }
 
-void Args::derive(const char* name, std::function<std::string(const Args&)> value) {
+void Args::derive(const char* name, std::function<std::string(const Args&)> value,
+                  std::string shown) {
   at(name);  // declared before
   options_[name].derived = std::move(value);
+  options_[name].shown = std::move(shown);
 }
 
 void Args::common() {
@@ -289,7 +291,8 @@ std::string Args::usage() const {
     std::string about = o.help;
     if (!o.allowed.empty()) about += fmt::format(" ({})", fmt::join(o.allowed, "|"));
     if (o.kind == Kind::kList) about += " (repeatable)";
-    if (o.kind != Kind::kFlag && !o.text.empty()) about += fmt::format(" [{}]", o.text);
+    const std::string& shown = o.shown.empty() ? o.text : o.shown;
+    if (o.kind != Kind::kFlag && !shown.empty()) about += fmt::format(" [{}]", shown);
     s += fmt::format("  {:<22} {}\n", left, about);
   }
   return s + "\nExample:\n  " + example_ + "\n";

@@ -45,7 +45,9 @@ class Args {
   void list(const char* name, const char* help);  // repeatable
   void no_default(const char* name);              // of the last declarations: it has to be given
   // The default of an option that is not given, worked out from the others once they are known.
-  void derive(const char* name, std::function<std::string(const Args&)> value);
+  // `shown`, if given, stands for it in --help.
+  void derive(const char* name, std::function<std::string(const Args&)> value,
+              std::string shown = "");
   void common();  // --device --dtype --threads --seed --verbose --quiet --json
 
   // Returns false when --help or --dump-config was asked for and has been printed.
@@ -68,7 +70,7 @@ class Args {
  private:
   struct Option {
     Kind kind;
-    std::string help, text, fallback;
+    std::string help, text, fallback, shown;
     std::vector<std::string> values, allowed;
     double lo = 0, hi = 0;
     bool positional = false, optional = false, from_file = false;

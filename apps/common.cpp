@@ -29,6 +29,11 @@ std::unique_ptr<Model> open_model(const Args& a, Replaced* replaced) {
                                          : load_model(folder, compute);
   Replaced own;
   for (const std::string& dir : a.all("adapter"))
+    check(!is_run_checkpoint(dir),
+          "--adapter {}: is a checkpoint of a run, which is a whole model: name it as MODEL, in "
+          "place of {}",
+          dir, folder);
+  for (const std::string& dir : a.all("adapter"))
     load_adapter(*model, dir, replaced != nullptr ? replaced : &own);
   print_notices(a, *model);
   return model;

@@ -78,6 +78,14 @@ std::vector<Example> load_examples(const Args& a, const std::string& file, const
   return encode_rows(data, file, tok, chat ? &*chat : nullptr);
 }
 
+void check_packing(const Args& a, const std::vector<Example>& examples) {
+  const bool ready =
+      std::all_of(examples.begin(), examples.end(), [](const Example& e) { return e.row != 0; });
+  // Of several micro-batches it also says how their losses are averaged.
+  const bool compat = a.str("packing") == "esft-compat" && a.num("grad-accum") == 1;
+  a.no_effect_unless(!ready || !compat, "packing", "rows of input_ids are taken as they are");
+}
+
 bool mean_of_means(const Args& a) {
   return a.str("packing") == "esft-compat" || a.str("format") == "pesc-compat";
 }
@@ -85,10 +93,11 @@ bool mean_of_means(const Args& a) {
 namespace {
 
 std::vector<TrainRow> packed(const Args& a, const std::string& file, const Tokenizer& tok,
-                             Packing packing, uint64_t seed) {
+                             Packing packing, uint64_t seed, bool training) {
   int64_t truncated = 0;
-  std::vector<TrainRow> rows =
-      pack(load_examples(a, file, tok), packing, a.num("seq"), tok.eos(), seed, truncated);
+  const std::vector<Example> examples = load_examples(a, file, tok);
+  if (training) check_packing(a, examples);
+  std::vector<TrainRow> rows = pack(examples, packing, a.num("seq"), tok.eos(), seed, truncated);
   if (truncated > 0)
     note("{}: {} examples were cut: rows hold --seq {} tokens\n", file, truncated, a.num("seq"));
   return rows;
@@ -97,7 +106,7 @@ std::vector<TrainRow> packed(const Args& a, const std::string& file, const Token
 }  // namespace
 
 std::vector<TrainRow> training_rows(const Args& a, const std::string& file, const Tokenizer& tok) {
-  std::vector<TrainRow> rows = packed(a, file, tok, packing_of(a), pack_seed_of(a));
+  std::vector<TrainRow> rows = packed(a, file, tok, packing_of(a), pack_seed_of(a), true);
   // A row of which nothing trains (its answer was cut off, or every label is -100) would end a step
   // of its own; it is left out before the first one.
   const size_t all_rows = rows.size();
@@ -113,7 +122,7 @@ std::vector<TrainRow> training_rows(const Args& a, const std::string& file, cons
 
 std::vector<TrainRow> evaluation_rows(const Args& a, const std::string& file,
                                       const Tokenizer& tok) {
-  return packed(a, file, tok, Packing::kDocuments, 0);
+  return packed(a, file, tok, Packing::kDocuments, 0, false);
 }
 
 Packing packing_of(const Args& a) {

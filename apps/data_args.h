@@ -23,6 +23,8 @@ DataSet load_rows(const Args& a, const std::string& file, RowKind kind);
 // error).
 std::optional<ChatTemplate> chat_template(const Args& a, const DataSet& data, const Tokenizer& tok);
 Packing packing_of(const Args& a);
+// --packing esft-compat is an error where every example is a ready row.
+void check_packing(const Args& a, const std::vector<Example>& examples);
 // The loss of a step is the mean of its micro-batches' means, as both authors' trainers have it.
 bool mean_of_means(const Args& a);
 // The seed of --packing: --seed, or else the one of the ESFT authors' configs/base.yaml.

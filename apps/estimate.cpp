@@ -63,8 +63,10 @@ std::vector<Batch> micro_batches(const Args& a, const std::string& hub, const Co
     check(fs::is_directory(hub), "{}: --data needs the tokenizer of a model folder", hub);
     Tokenizer tok = Tokenizer::load(hub);
     int64_t truncated = 0;
-    std::vector<TrainRow> rows = pack(load_examples(a, a.str("data"), tok), packing_of(a), seq,
-                                      tok.eos(), pack_seed_of(a), truncated);
+    const std::vector<Example> examples = load_examples(a, a.str("data"), tok);
+    check_packing(a, examples);
+    std::vector<TrainRow> rows =
+        pack(examples, packing_of(a), seq, tok.eos(), pack_seed_of(a), truncated);
     check(!rows.empty(), "{}: no rows to train on", a.str("data"));
     std::stable_sort(rows.begin(), rows.end(), [](const TrainRow& x, const TrainRow& y) {
       return x.ids.size() > y.ids.size();

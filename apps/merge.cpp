@@ -1,7 +1,7 @@
 // sutor merge: folds adapters into a copy of the model, and proves before the copy gets its name
 // that it gives the logits of model + adapters: ESFT bit by bit; LoRA in float32 up to the order of
 // sums, each stored weight being the nearest to W + s B A. PESC: LoRA so, routers and adapters as
-// they are.
+// they are. A run's checkpoint-N as MODEL is folded into a model in the same way.
 #include <algorithm>
 
 #include "apps/commands.h"
@@ -58,7 +58,9 @@ void round_placed(Model& model, const Replaced& replaced, DType type) {
 
 void run(const Args& a) {
   const std::string& out = a.required("out");
-  if (a.all("adapter").empty()) throw UsageError("--adapter is missing: there is nothing to merge");
+  const bool checkpoint = is_run_checkpoint(a.str("MODEL"));
+  if (a.all("adapter").empty() && !checkpoint)
+    throw UsageError("--adapter is missing: there is nothing to merge");
   check_model_folder_to_be(out);
   Ctx ctx = a.context(), exact = cpu_context(Compute::kF32);
   Replaced replaced;
@@ -66,12 +68,16 @@ void run(const Args& a) {
   bool lora = !model->folded.empty();
   for (const Param& p : model->params.all()) lora |= p.lora.has_value();
   // An ESFT adapter replaces tensors. A LoRA is merged in f64; before it is rounded, logits in f32
-  // must agree but for the order of sums (an error of about 1e-5 that every layer may add to).
-  Tensor before = Probe(ctx, *model).logits, after = before;
+  // must agree but for the order of sums (an error of about 1e-5 that every layer may add to); what
+  // rounding the weights then does is told in float32 too: in bf16 it would be lost in the noise of
+  // computing W x + s B (A x) and W' x.
+  Ctx& probe = lora ? exact : ctx;
+  Tensor before, after;
   std::vector<MergedWeight> merged;
   double agreement = 0;
   if (lora) {
     Probe apart(exact, *model);
+    before = apart.logits;
     merged = merge_unrounded(*model);
     agreement = unrounded_change(apart, Probe(exact, *model));
     double allowed = 1e-5 * static_cast<double>(model->config.layers);
@@ -81,12 +87,13 @@ void run(const Args& a) {
           agreement, allowed);
     round_merged(merged);
     round_placed(*model, replaced, merged.front().original.dtype);
-    after = Probe(ctx, *model).logits;
   }
+  after = Probe(probe, *model).logits;
+  if (!lora) before = after;
   write_model(out, *model, hub_folder(a.str("MODEL")), [&](const std::string& dir) {
     auto stored = load_model(dir);
     for (const MergedWeight& m : merged) check_merged(m, stored->params.at(m.param->name).value);
-    check(change(after, Probe(ctx, *stored).logits).diff == 0, "{}: reads back with other logits",
+    check(change(after, Probe(probe, *stored).logits).diff == 0, "{}: reads back with other logits",
           out);
   });
   double rounding = change(before, after).relative();
@@ -96,11 +103,14 @@ void run(const Args& a) {
                        {"merged_weights", merged.size()},
                        {"logits_change_unrounded_f32", agreement},
                        {"logits_change", rounding}});
-  fmt::print("merged {} adapter(s) into {}; {}\n", a.all("adapter").size(), out,
-             lora ? fmt::format("{} weights rounded once; logits change by {:.2g} of the largest "
-                                "before rounding (float32), {:.2g} after ({})",
-                                merged.size(), agreement, rounding, a.str("dtype"))
-                  : "the same logits, bit by bit");
+  const std::string what = a.all("adapter").empty()
+                               ? a.str("MODEL")
+                               : fmt::format("{} adapter(s)", a.all("adapter").size());
+  if (!lora) return fmt::print("merged {} into {}; the same logits, bit by bit\n", what, out);
+  fmt::print(
+      "merged {} into {}; merging {} weights changes the float32 logits by {:.2g} of the largest "
+      "(order of sums), rounding them to {} by {:.2g} (what that type cannot hold)\n",
+      what, out, merged.size(), agreement, name_of(merged.front().original.dtype), rounding);
 }
 
 }  // namespace

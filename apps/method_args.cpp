@@ -3,6 +3,7 @@
 #include "apps/run_checkpoint.h"
 #include "io/chat.h"
 #include "model/adapter_moe.h"
+#include "model/base_print.h"
 #include "model/esft.h"
 #include "model/nf4.h"
 #include "model/pesc_adapter.h"
@@ -26,19 +27,18 @@ void declare_balance_loss(Args& a) {
            "the balance loss: as published for the family, or what the PESC authors' code adds, a "
            "constant without gradient (to compare step by step)",
            "own", {"own", "authors"});
-  a.real(
+  a.real("aux-loss", "weight of the router's balance loss; 0: none", 0, 0, 10);
+  a.derive(
       "aux-loss",
-      "weight of the router's balance loss; 0: none (default: config.json's own where the router "
-      "trains, else 0)",
-      0, 0, 10);
-  a.derive("aux-loss", [](const Args& x) -> std::string {
-    try {
-      Config c = read_config(x.str("MODEL"));
-      return c.aux_asked && router_trains(x) ? fmt::format("{}", c.aux_alpha) : "0";
-    } catch (const Error&) {
-      return "0";  // whoever reads the file next says it better
-    }
-  });
+      [](const Args& x) -> std::string {
+        try {
+          Config c = read_config(x.str("MODEL"));
+          return c.aux_asked && router_trains(x) ? fmt::format("{}", c.aux_alpha) : "0";
+        } catch (const Error&) {
+          return "0";  // whoever reads the file next says it better
+        }
+      },
+      "config.json's where the router trains, else 0");
 }
 
 double constant_of_authors(const Args& a, const Model& model) {
@@ -79,16 +79,17 @@ void declare_method(Args& a) {
   a.real("alpha", "LoRA alpha (scale = alpha / rank)", 16, 0, 1e6);
   a.real("lora-dropout", "of what a LoRA sees, in training (pesc: 0.1)", 0, 0, kMaxDropout);
   default_by_method(a, "lora-dropout", "0", "0.1");
-  a.real("adapter-dropout",
-         "of what a PESC model's adapters see, in training (default: config.json's own)", 0, 0,
-         kMaxDropout);
-  a.derive("adapter-dropout", [](const Args& x) -> std::string {
-    try {
-      return fmt::format("{}", read_config(x.str("MODEL")).adapter_dropout);
-    } catch (const Error&) {
-      return "0";  // whoever reads the file next says it better
-    }
-  });
+  a.real("adapter-dropout", "of what a PESC model's adapters see, in training", 0, 0, kMaxDropout);
+  a.derive(
+      "adapter-dropout",
+      [](const Args& x) -> std::string {
+        try {
+          return fmt::format("{}", read_config(x.str("MODEL")).adapter_dropout);
+        } catch (const Error&) {
+          return "0";  // whoever reads the file next says it better
+        }
+      },
+      "config.json's");
   a.choice("quantize", "frozen linears to 4 bits in memory: NF4, double quantised", "none",
            {"none", "nf4"});
 }
@@ -170,6 +171,7 @@ LoraOptions choose_what_trains(const Args& a, Model& model, std::string& expert_
     if (pesc) model.params.train(kPescTrains);
     add_lora(model, lora, static_cast<uint64_t>(a.num("seed")));
   }
+  if (method != "full") record_base(model);
   if (a.str("quantize") == "nf4") {
     const int packed = quantise_frozen(model);
     check(packed > 0, "--quantize nf4: {} has no frozen linear to pack (4 bits already?)",

@@ -19,6 +19,10 @@ void run(const Args& a) {
   const std::string& out = a.required("out");
   check_model_folder_to_be(out);
   auto model = open_model(a);
+  check(model->base.packed != "NF4",
+        "{}: is in NF4 already; name the model that it was made from: packing it again would lose "
+        "more of it",
+        a.str("MODEL"));
   Nf4Folder done = write_nf4_folder(out, *model, hub_folder(a.str("MODEL")));
   if (a.on("json"))
     return print_json(

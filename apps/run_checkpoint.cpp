@@ -7,8 +7,10 @@
 
 #include <filesystem>
 
+#include "engine/dry_run.h"
 #include "engine/quant.h"
 #include "io/safetensors.h"
+#include "model/base_print.h"
 #include "model/checkpoint.h"
 #include "model/pesc_adapter.h"
 
@@ -73,6 +75,7 @@ std::unique_ptr<Model> load_run_checkpoint(const std::string& folder, Compute co
     const Tensor t = files.get(key);
     check(t.shape == p.value.shape, "{}: {} has shape {}, {} asks for {}", folder, name,
           to_string(t.shape), run.base, to_string(p.value.shape));
+    if (!dry_run()) model->base.replaced.emplace(name, sample_of(name, p.value));
     const DType kept = p.value.dtype == DType::NF4 ? nf4_of(p.value).as : p.value.dtype;
     p.value = kept == t.dtype ? t : cast(t, kept);
   }

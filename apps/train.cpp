@@ -9,6 +9,7 @@
 #include "apps/commands.h"
 #include "apps/common.h"
 #include "apps/data_args.h"
+#include "apps/fits.h"
 #include "apps/method_args.h"
 #include "apps/run_checkpoint.h"
 #include "apps/run_folder.h"
@@ -147,8 +148,8 @@ void run(const Args& a) {
           "hold it: merge it first, or select its experts too",
           dir, name);
     if (is_lora && !a.on("quiet"))
-      note("the adapter will be one for {} with {}: name both where it is used\n", a.str("MODEL"),
-           dir);
+      note("the adapter will be one for {} with {}: name both, in this order, where it is used\n",
+           a.str("MODEL"), dir);
     if (is_lora) break;
   }
   sweep_leftovers(out);
@@ -161,6 +162,7 @@ void run(const Args& a) {
     check(longest_document(*set) <= model->config.max_positions,
           "{}: max_position_embeddings is {}, the longest document has {} tokens: lower --seq {}",
           model->config.where, model->config.max_positions, longest_document(*set), a.num("seq"));
+  check_fits(a, *model, rows, ctx.compute);
   model->params.prepare_training(ctx.compute, true, a.str("optimizer") == "adamw8bit");
   if (const auto all = model->params.trainable();
       a.str("optimizer") == "adamw8bit" &&
@@ -173,9 +175,11 @@ void run(const Args& a) {
 
   int64_t done = 0, last = 0, trainable = 0;
   for (Param* p : model->params.trainable()) trainable += p->value.numel();
-  std::string newest = a.on("resume") ? newest_checkpoint(out) : "";
+  std::string torn, newest = a.on("resume") ? newest_checkpoint(out, &torn) : "";
   check(!a.on("resume") || !newest.empty(),
-        "{}: has no checkpoint to resume; start without --resume", out);
+        "{}: has no checkpoint to resume{}; start without --resume", out,
+        torn.empty() ? "" : fmt::format(" ({} is not whole)", torn));
+  if (!torn.empty()) note("{}: is not whole; going on from {}\n", torn, newest);
   RunRecord record = record_of(a);
   NewFolder folder(out);
   if (!newest.empty()) done = read_state(newest, *model, record.identity);

@@ -71,9 +71,13 @@ NamedTensors named(const NamedTensors& all, const std::vector<size_t>& pick) {
 
 }  // namespace
 
-SafetensorsWriter::SafetensorsWriter(const std::string& path, std::vector<TensorSpec> specs)
+SafetensorsWriter::SafetensorsWriter(const std::string& path, std::vector<TensorSpec> specs,
+                                     const Metadata& metadata)
     : path_(path), specs_(sorted(std::move(specs), path)), file_(path) {
-  std::string header = R"({"__metadata__":{"format":"pt"})";
+  std::string header = R"({"__metadata__":{"format":"pt")";
+  for (const auto& [key, value] : metadata)
+    header += fmt::format(",{}:{}", quoted(key, path), quoted(value, path));
+  header += '}';
   int64_t at = 0;
   for (const TensorSpec& s : specs_) {
     int64_t end = at + numel_of(s.shape) * size_of(s.dtype);
@@ -110,19 +114,21 @@ void SafetensorsWriter::commit() {
   file_.commit();
 }
 
-void save_safetensors(const std::string& path, const NamedTensors& tensors) {
+void save_safetensors(const std::string& path, const NamedTensors& tensors,
+                      const Metadata& metadata) {
   std::vector<TensorSpec> specs;
   std::map<std::string, const Tensor*> by_name;
   for (const auto& [name, t] : tensors) {
     specs.push_back({name, t.dtype, t.shape});
     by_name[name] = &t;
   }
-  SafetensorsWriter w(path, std::move(specs));
+  SafetensorsWriter w(path, std::move(specs), metadata);
   for (const TensorSpec& s : w.order()) w.write(s.name, *by_name.at(s.name));
   w.commit();
 }
 
-void write_checkpoint(const std::string& dir, const NamedTensors& tensors, uint64_t shard_bytes) {
+void write_checkpoint(const std::string& dir, const NamedTensors& tensors, uint64_t shard_bytes,
+                      const Metadata& metadata) {
   std::vector<std::vector<size_t>> shards(1);
   uint64_t total = 0, filled = 0;
   for (size_t i = 0; i < tensors.size(); ++i) {
@@ -136,14 +142,15 @@ void write_checkpoint(const std::string& dir, const NamedTensors& tensors, uint6
     total += n;
   }
   std::filesystem::path base = dir;
-  if (shards.size() == 1) return save_safetensors((base / "model.safetensors").string(), tensors);
+  if (shards.size() == 1)
+    return save_safetensors((base / "model.safetensors").string(), tensors, metadata);
   std::map<std::string, std::string> weight_map;  // sorted, as the reference writes it
   for (size_t i = 0; i < shards.size(); ++i) {
     std::string file = fmt::format("model-{:05}-of-{:05}.safetensors", i + 1, shards.size());
     for (size_t k : shards[i])
       check(weight_map.emplace(tensors[k].first, file).second, "{}: tensor {} given twice", dir,
             tensors[k].first);
-    save_safetensors((base / file).string(), named(tensors, shards[i]));
+    save_safetensors((base / file).string(), named(tensors, shards[i]), metadata);
   }
   Json index;
   index["metadata"]["total_size"] = total;

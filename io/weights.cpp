@@ -100,6 +100,12 @@ std::vector<std::string> Checkpoint::files() const {
   return paths;
 }
 
+std::string Checkpoint::metadata(const std::string& key) const {
+  const auto* file = dynamic_cast<const SafetensorsFile*>(files_.front().get());
+  if (file == nullptr || file->metadata().count(key) == 0) return "";
+  return file->metadata().at(key);
+}
+
 void Checkpoint::add(const std::string& path, const std::map<std::string, std::string>* weight_map,
                      const std::string& file_name) {
   files_.push_back(open_file(path));

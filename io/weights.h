@@ -76,6 +76,8 @@ class Checkpoint : public Weights {
   const std::string& where(const std::string& name) const override { return file(name).path(); }
   uint64_t total_bytes() const { return total_; }
   std::vector<std::string> files() const;  // the paths of all files with weights, opened
+  // Of the first file's __metadata__ (safetensors); empty where there is none.
+  std::string metadata(const std::string& key) const;
 
  private:
   void add(const std::string& path, const std::map<std::string, std::string>* weight_map,

@@ -9,11 +9,13 @@
 #include <set>
 #include <sstream>
 
+#include "engine/dry_run.h"
 #include "engine/quant.h"
 #include "io/file.h"
 #include "io/gguf_tokenizer.h"
 #include "io/safetensors.h"
 #include "io/safetensors_writer.h"
+#include "model/base_print.h"
 #include "model/esft.h"
 #include "model/family.h"
 #include "model/gguf.h"
@@ -71,12 +73,12 @@ void write_adapter(const std::string& dir, Model& model, const std::string& base
   if (lora && adapters) {
     write_pesc(folder.dir(), model, base, *lora);
   } else if (lora) {
-    write_peft(folder.dir(), model, base, *lora);
+    write_peft(folder.dir(), model, base, *lora, base_metadata(model));
   } else {
     NamedTensors tensors;
     for (Param* p : model.params.trainable()) tensors.emplace_back(p->name, p->value);
     check(!tensors.empty(), "{}: nothing was trained", dir);
-    write_checkpoint(folder.dir(), tensors, kShardBytes);
+    write_checkpoint(folder.dir(), tensors, kShardBytes, base_metadata(model));
     if (!expert_cfg.empty()) write_file_atomic(folder.dir() + "/expert_cfg.json", expert_cfg);
     copy_side_files(base, folder.dir());
   }
@@ -121,6 +123,7 @@ void replace_tensor(Model& model, const std::string& name, const Tensor& t, cons
     check(first, "adapter {}: its tensor {} was already replaced by adapter {}", dir, key,
           before->second);
   }
+  if (!dry_run()) model.base.replaced.emplace(name, sample_of(name, p.value));
   p.value = t;
 }
 
@@ -148,6 +151,7 @@ void load_adapter(Model& model, const std::string& dir, Replaced* replaced) {
     replace_tensor(model, name, files.get(key), dir, key, replaced);
     held.insert(name);
   }
+  check_base(model, files, dir, [&](const Param& p) { return held.count(p.name) != 0; });
   // What the adapter says it trained is what it holds.
   std::string file = dir + "/expert_cfg.json";
   if (!fs::exists(file)) return;
@@ -239,8 +243,8 @@ int64_t read_state(const std::string& dir, Model& model, const std::string& run)
 
 namespace {
 
-// Complete checkpoints by step.
-std::map<int64_t, std::string> checkpoints(const std::string& run_dir) {
+// Checkpoints by step: whole ones, or those that lack a file.
+std::map<int64_t, std::string> checkpoints(const std::string& run_dir, bool whole = true) {
   std::map<int64_t, std::string> found;
   if (!fs::is_directory(run_dir)) return found;
   for (const auto& e : fs::directory_iterator(run_dir)) {
@@ -250,7 +254,8 @@ std::map<int64_t, std::string> checkpoints(const std::string& run_dir) {
     if (!name.starts_with(kPrefix)) continue;
     auto [end, ec] = std::from_chars(name.data() + kPrefix.size(), name.data() + name.size(), step);
     if (ec == std::errc() && end == name.data() + name.size() && step >= 0 &&
-        fs::exists(e.path() / "state.json"))
+        whole ==
+            (fs::exists(e.path() / "state.json") && fs::exists(e.path() / "state.safetensors")))
       found[step] = e.path().string();
   }
   return found;
@@ -258,8 +263,11 @@ std::map<int64_t, std::string> checkpoints(const std::string& run_dir) {
 
 }  // namespace
 
-std::string newest_checkpoint(const std::string& run_dir) {
-  auto found = checkpoints(run_dir);
+std::string newest_checkpoint(const std::string& run_dir, std::string* torn) {
+  auto found = checkpoints(run_dir), others = checkpoints(run_dir, false);
+  if (torn != nullptr && !others.empty() &&
+      (found.empty() || others.rbegin()->first > found.rbegin()->first))
+    *torn = others.rbegin()->second;
   return found.empty() ? "" : found.rbegin()->second;
 }
 

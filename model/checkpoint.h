@@ -42,8 +42,9 @@ bool is_folded(const Model& model, const Param& p);
 void write_state(const std::string& dir, Model& model, int64_t step, const std::string& run);
 int64_t read_state(const std::string& dir, Model& model, const std::string& run);
 
-// The newest complete checkpoint-N in a run folder; empty when there is none.
-std::string newest_checkpoint(const std::string& run_dir);
+// The newest complete checkpoint-N in a run folder; empty when there is none. `torn`, if given,
+// becomes a newer one that lacks a file.
+std::string newest_checkpoint(const std::string& run_dir, std::string* torn = nullptr);
 // Removes the oldest complete checkpoints until `keep` (1 or more) are left.
 void keep_newest_checkpoints(const std::string& run_dir, int64_t keep);
 

@@ -7,9 +7,11 @@
 #include "engine/dry_run.h"
 #include "engine/name_hash.h"
 #include "engine/parallel.h"
+#include "engine/quant.h"
 #include "engine/random.h"
 #include "model/family.h"
 #include "model/names.h"
+#include "model/quantization.h"
 #include "model/weights.h"
 
 namespace sutor {
@@ -74,6 +76,7 @@ bool is_unused_layer(const Config& c, const std::string& name) {
 
 std::unique_ptr<Model> load_model(const std::string& folder, Compute compute) {
   Config config = read_config(folder);
+  check_quantization(config);
   auto files = open_weights(folder, config.model_type, compute);
   auto model = make_model(config, [files, folder](const std::string& name, const Shape& shape) {
     check(files->has(name), "{}: the checkpoint has no tensor {}", folder, name);
@@ -86,6 +89,8 @@ std::unique_ptr<Model> load_model(const std::string& folder, Compute compute) {
   });
   int left_out = 0;
   for (const std::string& name : files->names()) {
+    const std::string& type = files->info(name).dtype;
+    if (type == "NF4" || block_format(type) != nullptr) model->base.packed = type;
     if (is_unused_layer(config, name)) {
       ++left_out;
       continue;

@@ -4,6 +4,8 @@
 
 #include <deque>
 #include <memory>
+#include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "engine/ops.h"
@@ -55,11 +57,19 @@ struct MergedWeight {
   Tensor magnitude;  // F32 [N]; empty: plain LoRA
 };
 
+// What tells one base from another (model/base_print.h).
+struct Base {
+  std::string packed;       // the type of the file's quantised tensors: NF4, Q4_K, ...; empty: none
+  std::string print, type;  // of what a training run began with
+  std::unordered_map<std::string, uint64_t> replaced;  // by adapters: their samples before
+};
+
 class Model {
  public:
   virtual ~Model() = default;
   Config config;
   ParamStore params;
+  Base base;
   std::vector<MergedWeight> folded;  // by adapters that the forward pass cannot keep apart (DoRA,
                                      // head, router): their value is W' in F32
   std::vector<std::string> notices;  // what the user should know about what was loaded

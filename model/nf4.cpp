@@ -1,5 +1,6 @@
 #include "model/nf4.h"
 
+#include <bit>
 #include <cmath>
 #include <cstring>
 
@@ -37,6 +38,7 @@ class Nf4Weights : public Weights {
             kNf4State.substr(1));
       read_state(name.substr(0, at), name);
     }
+    for (const std::string& name : base_->names()) check_has_state(name);
     for (const std::string& name : base_->names())
       if (parts_.count(name) == 0) names_.push_back(name);
   }
@@ -71,8 +73,27 @@ class Nf4Weights : public Weights {
     Nf4 nf4;
   };
 
-  Tensor part(const std::string& name, DType dtype, int64_t elements) {
-    check(base_->has(name), "{}: tensor {} is missing", base_->path(), name);
+  // What belongs to a packed weight, and packed weights themselves, of which no state tells.
+  void check_has_state(const std::string& name) const {
+    for (const char* end : {".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map"})
+      if (name.ends_with(end)) {
+        const std::string weight = name.substr(0, name.size() - std::strlen(end));
+        check(base_->has(weight + kNf4State), "{}: {} has {}, but no {}{}: the file is not whole",
+              base_->where(name), weight, name, weight, kNf4State);
+        check(parts_.count(name) != 0,
+              "{}: {} has {}, of which its {} says nothing (nested_offset?)", base_->where(name),
+              weight, name, kNf4State.substr(1));
+      }
+    const TensorInfo& info = base_->info(name);
+    check(info.dtype != "U8" || !name.ends_with(".weight") || states_.count(name) != 0,
+          "{}: {} is packed (U8 {}), but has no {}{}: the file is not whole", base_->where(name),
+          name, to_string(info.shape), name, kNf4State);
+  }
+
+  // `of`: the weight that the statistic `name` belongs to.
+  Tensor part(const std::string& of, const std::string& name, DType dtype, int64_t elements) {
+    check(base_->has(name), "{}: tensor {} is in NF4, but its {} is missing", base_->path(), of,
+          name);
     Tensor t = base_->get(name);
     check(t.dtype == dtype && t.numel() == elements, "{}: {} is {} {}, {} {} expected",
           base_->where(name), name, name_of(t.dtype), to_string(t.shape), elements,
@@ -110,22 +131,25 @@ class Nf4Weights : public Weights {
     check(fits && base_->has(name), "{}: {} {} is not there", where, name, to_string(s.info.shape));
     auto block = [&](const char* key) {
       auto v = sutor::get<int64_t>(j, key, where);
-      check(v >= 2 && v <= 1 << 20 && v % 2 == 0, "{}: {} is {}, an even number expected", where,
-            key, v);
+      check(v >= 64 && v <= 4096 && std::has_single_bit(static_cast<uint64_t>(v)),
+            "{}: {} is {}, allowed: 64, 128, ... 4096 (powers of 2)", where, key, v);
       return v;
     };
     s.nf4.block = block("blocksize");
     int64_t blocks = (n + s.nf4.block - 1) / s.nf4.block;
-    s.nf4.packed = part(name, DType::U8, (n + 1) / 2);
+    s.nf4.packed = part(name, name, DType::U8, (n + 1) / 2);
     parts_.erase(name);
-    s.nf4.code = part(name + ".quant_map", DType::F32, 16);
+    s.nf4.code = part(name, name + ".quant_map", DType::F32, 16);
     bool nested = j.contains("nested_offset");
-    s.nf4.absmax = part(name + ".absmax", nested ? DType::U8 : DType::F32, blocks);
+    const std::string absmax = name + ".absmax";
+    check(nested || !base_->has(absmax) || base_->info(absmax).dtype != "U8",
+          "{}: has no nested_offset, yet {} is U8, double quantised", where, absmax);
+    s.nf4.absmax = part(name, absmax, nested ? DType::U8 : DType::F32, blocks);
     if (nested) {
       s.nf4.nested_block = block("nested_blocksize");
       s.nf4.offset = static_cast<float>(sutor::get<double>(j, "nested_offset", where));
-      s.nf4.map = part(name + ".nested_quant_map", DType::F32, 256);
-      s.nf4.scale = part(name + ".nested_absmax", DType::F32,
+      s.nf4.map = part(name, name + ".nested_quant_map", DType::F32, 256);
+      s.nf4.scale = part(name, name + ".nested_absmax", DType::F32,
                          (blocks + s.nf4.nested_block - 1) / s.nf4.nested_block);
     }
     const TensorInfo& packed = base_->info(name);

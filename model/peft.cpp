@@ -10,7 +10,7 @@
 #include "engine/quant.h"
 #include "io/file.h"
 #include "io/safetensors.h"
-#include "io/safetensors_writer.h"
+#include "model/base_print.h"
 #include "model/peft_complete.h"
 
 namespace sutor {
@@ -55,6 +55,7 @@ class Loader {
         attach_named(module, name, f);
     }
     check_peft_complete(config_, model_, dir_, done_);
+    check_base(model_, files_, dir_, [](const Param&) { return false; });
   }
 
  private:
@@ -324,7 +325,7 @@ void load_peft(Model& model, const std::string& dir, Replaced* replaced) {
 }
 
 void write_peft(const std::string& dir, Model& model, const std::string& base,
-                const LoraOptions& lora) {
+                const LoraOptions& lora, const Metadata& metadata) {
   NamedTensors tensors;
   for (Param* p : model.params.trainable())
     if (p->name.find(".lora_") != std::string::npos)
@@ -354,7 +355,7 @@ void write_peft(const std::string& dir, Model& model, const std::string& base,
          {"use_rslora", false},
          {"use_dora", false},
          {"inference_mode", true}};
-  save_safetensors(dir + "/adapter_model.safetensors", tensors);
+  save_safetensors(dir + "/adapter_model.safetensors", tensors, metadata);
   write_file_atomic(dir + "/adapter_config.json", j.dump(2) + "\n");
 }
 

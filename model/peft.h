@@ -5,6 +5,7 @@
 
 #include <string>
 
+#include "io/safetensors_writer.h"
 #include "model/checkpoint.h"
 
 namespace sutor {
@@ -18,6 +19,6 @@ std::string peft_weights(const std::string& dir);
 
 // The trainable LoRA factors into the existing folder.
 void write_peft(const std::string& dir, Model& model, const std::string& base,
-                const LoraOptions& lora);
+                const LoraOptions& lora, const Metadata& metadata = {});
 
 }  // namespace sutor

@@ -13,12 +13,28 @@ bool off(const Json& v) {
   return v.is_null() || v == false || ((v.is_object() || v.is_array()) && v.empty());
 }
 
-// Say nothing about the weights, or only how they were trained.
-constexpr const char* kNoEffect[] = {"peft_type",    "task_type",         "base_model_name_or_path",
-                                     "revision",     "inference_mode",    "auto_mapping",
-                                     "lora_dropout", "megatron_core",     "runtime_config",
-                                     "peft_version", "qalora_group_size", "loftq_config",
-                                     "eva_config",   "corda_config",      "lora_ga_config"};
+// Say nothing about the weights, or only how they were trained; but a value of another type than
+// peft's shows that the file is not what it seems.
+enum class Kind { kText, kSwitch, kNumber, kObject };
+struct NoEffect {
+  const char* key;
+  Kind kind;
+};
+constexpr NoEffect kNoEffect[] = {{"peft_type", Kind::kText},
+                                  {"task_type", Kind::kText},
+                                  {"base_model_name_or_path", Kind::kText},
+                                  {"revision", Kind::kText},
+                                  {"inference_mode", Kind::kSwitch},
+                                  {"auto_mapping", Kind::kObject},
+                                  {"lora_dropout", Kind::kNumber},
+                                  {"megatron_core", Kind::kText},
+                                  {"runtime_config", Kind::kObject},
+                                  {"peft_version", Kind::kText},
+                                  {"qalora_group_size", Kind::kNumber},
+                                  {"loftq_config", Kind::kObject},
+                                  {"eva_config", Kind::kObject},
+                                  {"corda_config", Kind::kObject},
+                                  {"lora_ga_config", Kind::kObject}};
 constexpr const char* kHonoured[] = {"r",
                                      "lora_alpha",
                                      "use_rslora",
@@ -37,6 +53,25 @@ constexpr const char* kHonoured[] = {"r",
 
 bool among(const auto& list, const std::string& key) {
   return std::find(std::begin(list), std::end(list), key) != std::end(list);
+}
+
+// Whether `key` is one of kNoEffect; its value is of peft's type or null, else an error.
+bool has_no_effect(const std::string& key, const Json& v, const std::string& file) {
+  for (const auto& [name, kind] : kNoEffect) {
+    if (key != name) continue;
+    const bool fits = kind == Kind::kText     ? v.is_string()
+                      : kind == Kind::kSwitch ? v.is_boolean()
+                      : kind == Kind::kNumber ? v.is_number()
+                                              : v.is_object();
+    check(fits || v.is_null(), "{}: {} is {}, must be {} or null", file, key,
+          v.dump(-1, ' ', false, Json::error_handler_t::replace).substr(0, 60),
+          kind == Kind::kText     ? "a text"
+          : kind == Kind::kSwitch ? "true or false"
+          : kind == Kind::kNumber ? "a number"
+                                  : "an object");
+    return true;
+  }
+  return false;
 }
 
 std::vector<std::string> strings(const Json& j, const char* key, const std::string& file) {
@@ -95,7 +130,7 @@ PeftConfig PeftConfig::read(const std::string& file) {
   std::string type = get<std::string>(j, "peft_type", file);
   check(type == "LORA", "{}: peft_type is \"{}\", known: LORA", file, type);
   for (const auto& [key, v] : j.items())
-    check(among(kNoEffect, key) || among(kHonoured, key) || off(v),
+    check(has_no_effect(key, v, file) || among(kHonoured, key) || off(v),
           "{}: {} is {}, which is not implemented (allowed: null or false)", file, key,
           v.dump(-1, ' ', false, Json::error_handler_t::replace).substr(0, 60));
   c.r_ = get<int64_t>(j, "r", file);

@@ -6,6 +6,7 @@
 #include "io/file.h"
 #include "io/safetensors.h"
 #include "io/safetensors_writer.h"
+#include "model/base_print.h"
 #include "model/names.h"
 #include "model/peft.h"
 
@@ -89,6 +90,7 @@ void load_pesc(Model& model, const std::string& dir, Replaced* replaced) {
     check(!role_of(p.name).adapter || held.count(p.name) != 0,
           "adapter {}: {} holds no {}: made for another model?", dir,
           fs::path(file).filename().string(), p.name);
+  check_base(model, files, dir, [&](const Param& p) { return held.count(p.name) != 0; });
   load_peft(model, lora, replaced);
 }
 
@@ -98,7 +100,7 @@ void write_pesc(const std::string& dir, Model& model, const std::string& base,
   NamedTensors tensors;
   for (Param* p : model.params.trainable())
     if (role_of(p->name).adapter) tensors.emplace_back(p->name, p->value);
-  save_safetensors(dir + "/moe_model.safetensors", tensors);
+  save_safetensors(dir + "/moe_model.safetensors", tensors, base_metadata(model));
   write_file_atomic(dir + "/config.json", model.config.json.dump(2) + "\n");
 }
 

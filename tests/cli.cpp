@@ -33,6 +33,12 @@ TEST_CASE("cli: help, version, unknown commands") {
     for (std::string w; words >> w;)
       if (w.starts_with("--")) CHECK(r.out.find("  " + w + " ") != std::string::npos);
   }
+  // A default that config.json gives is said to be that.
+  const std::string train = run(f, "train --help").out;
+  for (const char* option : {"--aux-loss", "--adapter-dropout"}) {
+    const size_t at = train.find(option), end = train.find('\n', at);
+    CHECK(train.substr(at, end - at).find("[config.json's") != std::string::npos);
+  }
   CHECK(run(f, "--version").out.starts_with("sutor "));
   check_one_line(run(f, "fly"), 2, {"'fly'"});
   CHECK(run(f, "").code == 2);
@@ -110,6 +116,21 @@ TEST_CASE("cli: an option without effect is an error") {
   CHECK_THROWS_AS(a.no_effect_unless(false, "rank", "no factors"), UsageError);
   a.no_effect_unless(true, "rank", "");
   a.no_effect_unless(false, "method", "");
+}
+
+TEST_CASE("cli: rows of ids are not packed, which --packing may not hide") {
+  if (binary() == nullptr) return;
+  Folder f;
+  f.file("rows.jsonl", R"({"input_ids":[1,2,3,4],"labels":[1,2,3,4]})"
+                       "\n");
+  const std::string rest = " tests/goldens/esft_train/model --data " + (f / "rows.jsonl") +
+                           " --method lora --rank 1 --threads 1 --quiet --packing esft-compat ";
+  const std::string out = "--steps 1 --out " + (f / "run");
+  for (const std::string& command : {"train" + rest + out, "estimate" + rest})
+    check_one_line(run(f, command), 2, {"--packing has no effect here", "input_ids"});
+  CHECK_FALSE(std::filesystem::exists(f / "run"));
+  // Of several micro-batches it decides how their losses are averaged.
+  CHECK(run(f, "train" + rest + "--grad-accum 2 " + out).code == 0);
 }
 
 TEST_CASE("cli: env and devices") {

@@ -175,3 +175,30 @@ TEST_CASE("merge: a float16 weight is rounded once, from its smallest number to 
   Tensor half = cast(x, DType::F16);
   for (int i = 0; i < 5; ++i) CHECK(half.as<f16>()[i].bits == want[i]);
 }
+
+TEST_CASE("merge: a checkpoint of a run of ESFT or LoRA; what is told is told in float32") {
+  if (binary() == nullptr) return;
+  Folder f;
+  const std::string data = " --data " + kGolden + "/rows.jsonl --seq 64 --steps 2 --lr 1e-2 " +
+                           "--threads 1 --dtype bf16 --save-every 1 --quiet --out ";
+  for (const std::string& how :
+       {"--experts " + kGolden + "/expert_cfg.json", std::string("--method lora")}) {
+    CAPTURE(how);
+    for (const char* dir : {"run", "a", "b"}) std::filesystem::remove_all(f / dir);
+    must(f, "train " + kModel + " " + how + data + (f / "run"));
+    must(f, "merge " + (f / "run/checkpoint-2") + " --out " + (f / "a"));
+    Result r = run(f, "merge " + kModel + " --dtype bf16 --adapter " + (f / "run/adapter") +
+                          " --out " + (f / "b"));
+    CAPTURE(r.out);
+    CHECK(r.code == 0);
+    CHECK(read_file(f / "a/model.safetensors") == read_file(f / "b/model.safetensors"));
+    if (how.starts_with("--exp")) continue;
+    CHECK(r.out.find("float32 logits by") != std::string::npos);
+    CHECK(r.out.find("rounding them to BF16 by") != std::string::npos);
+    std::filesystem::remove_all(f / "b");
+    Result exact = run(f, "merge " + kModel + " --dtype f32 --adapter " + (f / "run/adapter") +
+                              " --out " + (f / "b"));
+    CHECK(exact.out == r.out);  // whatever the machine is fast at
+  }
+  check_one_line(run(f, "merge " + kModel + " --out " + (f / "x")), 2, {"--adapter is missing"});
+}

@@ -33,4 +33,11 @@ TEST_CASE("peft config: ranks are integers in range") {
   says(R"({"rank_pattern": {"x": 1e300}})", "rank_pattern: x is 1e+300");
   says(R"({"rank_pattern": {"x": 2147483648}})", "rank_pattern: x is 2147483648");
   says(R"({"rank_pattern": {"x": 0}})", "rank_pattern: x is 0");
+  // What changes no weight must still be what peft writes there.
+  CHECK(error(R"({"task_type": null, "revision": "main", "lora_dropout": 0.1})") == "no error");
+  says(R"({"lora_dropout": "0.1"})", "lora_dropout is \"0.1\", must be a number or null");
+  says(R"({"inference_mode": "yes"})", "inference_mode is \"yes\", must be true or false or null");
+  says(R"({"base_model_name_or_path": 7})", "base_model_name_or_path is 7, must be a text or null");
+  says(R"({"task_type": ["CAUSAL_LM"]})", "task_type is [\"CAUSAL_LM\"], must be a text or null");
+  says(R"({"loftq_config": 1})", "loftq_config is 1, must be an object or null");
 }

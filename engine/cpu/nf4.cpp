@@ -7,12 +7,6 @@
 namespace sutor::cpu {
 namespace {
 
-float absmax_of(const Nf4& w, int64_t block) {
-  if (w.absmax.dtype != DType::U8) return w.absmax.f32()[block];
-  return w.map.f32()[w.absmax.as<uint8_t>()[block]] * w.scale.f32()[block / w.nested_block] +
-         w.offset;
-}
-
 // Codes of elements [from, from + n), which lie in one block and start and end between bytes.
 void expand(const MicroKernels& mk, const Nf4Storage& w, float scale, const uint8_t* codes,
             int64_t n, bf16* out) {
@@ -38,7 +32,7 @@ void run(const MicroKernels& mk, const Nf4Storage& w, int64_t from, int64_t n, T
   int64_t bytes = w.nf4.packed.numel();
   for (int64_t end = from + n; from < end;) {
     int64_t block = from / w.nf4.block, stop = std::min(end, (block + 1) * w.nf4.block);
-    float scale = absmax_of(w.nf4, block);
+    float scale = nf4_absmax(w.nf4, block);
     constexpr int64_t kPiece = 64;
     for (; from < stop;) {
       int64_t m = std::min(kPiece, stop - from);

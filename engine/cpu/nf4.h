@@ -8,6 +8,13 @@
 
 namespace sutor::cpu {
 
+// The largest magnitude of a block, by which its codes are multiplied.
+inline float nf4_absmax(const Nf4& w, int64_t block) {
+  if (w.absmax.dtype != DType::U8) return w.absmax.f32()[block];
+  return w.map.f32()[w.absmax.as<uint8_t>()[block]] * w.scale.f32()[block / w.nested_block] +
+         w.offset;
+}
+
 // Rows [row, row + n), columns [col, col + cols) of a packed weight, unpacked into `to`, which has
 // room for n * cols floats; row 0 of the result is row `row`.
 Rows nf4_rows(const MicroKernels& mk, const Nf4Storage& w, int64_t width, int64_t row, int64_t n,

@@ -8,6 +8,7 @@
 #include <iterator>
 
 #include "engine/cpu/isa.h"
+#include "engine/cpu/nf4.h"
 #include "engine/cpu/quant_table.h"
 #include "engine/dry_run.h"
 #include "engine/parallel.h"
@@ -70,14 +71,10 @@ void unpack_nf4_as(const Tensor& out, const Nf4& in) {
   int64_t n = out.numel(), blocks = (n + in.block - 1) / in.block;
   const auto* q = in.packed.as<uint8_t>();
   const float* code = in.code.f32();
-  bool nested = in.absmax.dtype == DType::U8;
   T* y = out.as<T>();
   parallel_for(blocks, kGrain, [&](int64_t lo, int64_t hi) {
     for (int64_t b = lo; b < hi; ++b) {
-      float scale =
-          nested ? in.map.f32()[in.absmax.as<uint8_t>()[b]] * in.scale.f32()[b / in.nested_block] +
-                       in.offset
-                 : in.absmax.f32()[b];
+      float scale = cpu::nf4_absmax(in, b);
       float value[16];
       for (int c = 0; c < 16; ++c) value[c] = code[c] * scale;
       int64_t end = std::min(n, (b + 1) * in.block);

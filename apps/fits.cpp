@@ -1,0 +1,90 @@
+#include "apps/fits.h"
+
+#include <algorithm>
+
+#include "apps/method_args.h"
+#include "engine/dry_run.h"
+#include "io/memory.h"
+#include "model/estimate.h"
+#include "model/huge_pages.h"
+
+namespace sutor {
+namespace {
+
+// Tokens of a dry run: a larger micro-batch is told from two of these sizes, on a straight line.
+constexpr int64_t kTokens = 1 << 15;
+
+// The micro-batch of the `n` longest rows, which a run meets sooner or later; rows come again when
+// it is larger than the data.
+Batch longest(const std::vector<const TrainRow*>& sorted, int64_t n) {
+  std::vector<std::vector<int32_t>> ids, labels, starts;
+  for (int64_t i = 0; i < n; ++i) {
+    const TrainRow& r = *sorted[static_cast<size_t>(i) % sorted.size()];
+    ids.push_back(r.ids);
+    labels.push_back(r.labels);
+    starts.push_back(r.start.empty() ? std::vector<int32_t>(r.ids.size(), 0) : r.start);
+  }
+  return make_batch(ids, labels, starts);
+}
+
+std::string gib(double bytes) { return fmt::format("{:.3g} GiB", bytes / (1 << 30)); }
+
+// What of it is at hand to need less.
+std::string remedies(const Args& a) {
+  std::vector<std::string> all;
+  if (a.num("batch") > 1) all.push_back("--batch");
+  all.push_back("--seq");
+  std::string s = "lower " + fmt::format("{}", fmt::join(all, " or "));
+  if (!a.on("recompute")) s += ", --recompute";
+  if (a.str("optimizer") == "adamw") s += ", --optimizer adamw8bit";
+  if (a.str("method") != "full" && a.str("quantize") == "none") s += ", --quantize nf4";
+  return s;
+}
+
+}  // namespace
+
+void check_fits(const Args& a, const Model& model, const std::vector<TrainRow>& rows,
+                Compute compute) {
+  const int64_t available = available_memory();
+  if (available == 0) return;  // the system does not say
+  std::vector<const TrainRow*> sorted;
+  for (const TrainRow& r : rows) sorted.push_back(&r);
+  std::stable_sort(sorted.begin(), sorted.end(), [](const TrainRow* x, const TrainRow* y) {
+    return x->ids.size() > y->ids.size();
+  });
+  const int64_t batch = a.num("batch"),
+                most = std::max<int64_t>(2, kTokens / std::ssize(sorted.front()->ids));
+  const EstimateOptions options{compute,
+                                a.on("recompute"),
+                                a.real("aux-loss") != 0 && a.str("aux") == "own",
+                                {},
+                                a.str("optimizer") == "adamw8bit"};
+  auto beyond_weights = [&](int64_t n) {
+    std::unique_ptr<Model> dry = dry_model(a.str("MODEL"), DType::BF16, compute);
+    {
+      DryRun factors;  // LoRA's
+      std::string expert_cfg;
+      choose_what_trains(a, *dry, expert_cfg);
+    }
+    const Estimate e = estimate_training(*dry, {longest(sorted, n)}, options);
+    return static_cast<double>(e.peak() - e.mapped);
+  };
+  double need = beyond_weights(std::min(batch, most));
+  if (batch > most) {
+    const double half = beyond_weights(most / 2),
+                 row = (need - half) / static_cast<double>(most - most / 2);
+    need += row * static_cast<double>(batch - most);
+  }
+  check(need <= static_cast<double>(available),
+        "training needs about {} beyond the weights, {} are available: {}", gib(need),
+        gib(static_cast<double>(available)), remedies(a));
+  const int64_t mapped = mapped_weight_bytes(model);
+  if (need + static_cast<double>(mapped) > static_cast<double>(available) && !a.on("quiet"))
+    note(
+        "training needs about {} and {} of weights in files, {} are available: the weights will be "
+        "read from the disk in every step ({})\n",
+        gib(need), gib(static_cast<double>(mapped)), gib(static_cast<double>(available)),
+        remedies(a));
+}
+
+}  // namespace sutor

@@ -1,0 +1,17 @@
+#pragma once
+// Whether a training run fits the memory that is there, asked before it takes any: what `sutor
+// estimate` predicts beyond the weights that lie in mapped files (the system reads those again when
+// it must) against what the machine and its control group still give. Test: tests/fits.cpp.
+
+#include "apps/args.h"
+#include "model/model.h"
+#include "model/trainer.h"
+
+namespace sutor {
+
+// After choose_what_trains(). Throws one line when the run cannot fit; says so on stderr when it
+// fits only by reading weights from the disk in every step.
+void check_fits(const Args& a, const Model& model, const std::vector<TrainRow>& rows,
+                Compute compute);
+
+}  // namespace sutor
