@@ -92,7 +92,8 @@ TEST_CASE("adapters: the oldest checkpoints go, the newest stay") {
   Folder f;
   for (int step : {5, 10, 9, 100}) {
     fs::create_directories(f / fmt::format("checkpoint-{}", step));
-    if (step != 5) f.file(fmt::format("checkpoint-{}/state.json", step), "{}");
+    for (const char* part : {"state.json", "state.safetensors"})
+      if (step != 5) f.file(fmt::format("checkpoint-{}/{}", step, part), "{}");
   }
   keep_newest_checkpoints(f.path, 2);
   CHECK(newest_checkpoint(f.path) == f / "checkpoint-100");
