@@ -29,7 +29,7 @@ APP_OBJ  := $(call obj,$(APP_SRC))
 TEST_OBJ := $(call obj,$(TEST_SRC))
 TEST_ARGS ?=
 
-.PHONY: all deps demo reproduce bench embedded-model test lint format asan tsan fuzz install clean
+.PHONY: all deps demo reproduce bench embedded-model embedded-dense-model test lint format asan tsan fuzz install clean
 all: deps
 	@$(MAKE) -j$(JOBS) $(BUILD)/sutor
 
@@ -49,7 +49,8 @@ $(BUILD)/%.o: %.cpp
 	@mkdir -p $(@D)
 	@echo "  CXX  $<"; $(CXX) $(ALL_CXXFLAGS) $(ISA_$(lastword $(subst _, ,$(basename $(notdir $<))))) -c -o $@ $<
 
-$(BUILD)/model/embedded.o: $(addprefix recipes/embedded/,config.json model.safetensors tokenizer.json tokenizer_config.json)
+$(BUILD)/model/embedded.o: $(addprefix recipes/embedded/,config.json model.safetensors tokenizer.json tokenizer_config.json) \
+  $(addprefix recipes/embedded-dense/,config.json model.safetensors)
 
 # The main job on the embedded model, in build/demo.
 demo: all
@@ -65,14 +66,17 @@ reproduce: all
 	$(REPRODUCE) --markdown docs/results.md --out $(BUILD)/reproduce/all
 	$(REPRODUCE) --methods vanilla,full --lr 3e-4 --markdown docs/results-full-low-lr.md --out $(BUILD)/reproduce/full
 	$(REPRODUCE) --methods vanilla,lora --lr 1e-3 --markdown docs/results-lora-low-lr.md --out $(BUILD)/reproduce/lora
+	$(BUILD)/sutor demo --method pesc --seeds 3 --markdown docs/results-pesc.md --out $(BUILD)/reproduce/pesc
 
 # What this machine can do and how near the kernels come: run it on a quiet one.
 bench: all
 	bench/performance.sh
 
-# Trains the embedded model anew.
+# Train the embedded models anew.
 embedded-model: all
 	recipes/embedded/make.sh
+embedded-dense-model: all
+	recipes/embedded/make.sh embedded-dense
 
 test: deps
 	@$(MAKE) -j$(JOBS) $(BUILD)/sutor $(BUILD)/sutor_tests

@@ -5,6 +5,7 @@
 #
 # SUTOR=build/sutor THREADS=2 OUT=docs/performance.md REPEATS=10. python3 (its standard library) formats. Nothing else should run.
 set -eu
+[ $# -eq 0 ] || [ $# -eq 2 ] || { sed -n '2,6s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 here=$(cd "$(dirname "$0")" && pwd)
 : "${SUTOR:=$here/../build/sutor}" "${THREADS:=2}" "${OUT:=$here/../docs/performance.md}" "${REPEATS:=10}"
 work=$(mktemp -d)
@@ -23,7 +24,7 @@ if [ $# -eq 2 ]; then
   run infer infer "$1" --seq 512 --max-tokens 64 --repeats 3 --dtype bf16
 fi
 commit=$(git -C "$here" rev-parse --short HEAD 2>/dev/null || echo unknown)
-python3 - "$work" "$commit" "$THREADS" >"$OUT" <<'PYTHON'
+python3 - "$work" "$commit" "$THREADS" >"$work/performance.md" <<'PYTHON'
 import json, os, platform, sys
 work, commit, threads = sys.argv[1:]
 load = lambda name: json.load(open(f"{work}/{name}.json")) if os.path.exists(f"{work}/{name}.json") else None
@@ -68,4 +69,5 @@ if load("train"):
             for j in (load("train"), load("infer")) for r in j["rows"]]
     table(["what", "tokens/s", "GFLOP/s", "% of GEMM peak", "% of memory peak", "peak GB"], rows)
 PYTHON
+mv "$work/performance.md" "$OUT"
 echo "$OUT" >&2

@@ -60,8 +60,9 @@ std::vector<KernelTiming> time_kernels(Ctx& ctx, bool small, int repeats,
         add(row);
       }
     }
-    int64_t pairs = T * kTopK, active = std::min(experts, pairs);
+    int64_t pairs = T * kTopK, active = 0;
     MoeIndex index = sort_by_expert(spread_experts(T, experts, kTopK), static_cast<int>(experts));
+    for (int64_t e = 0; e < experts; ++e) active += index.offset[e + 1] > index.offset[e];
     Tensor y = empty({T, kHidden}), weight = made({T, kTopK}, DType::F32, 4);
     Tensor gate = empty({pairs, kWidth}), up = empty({pairs, kWidth});
     Tensor dy = made({T, kHidden}, DType::F32, 5), dx = zeros({T, kHidden});

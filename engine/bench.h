@@ -41,7 +41,7 @@ std::vector<LayerTiming> time_layer(Ctx& ctx, bool small, int repeats,
 struct FusionTiming {
   std::string fusion, apart, shape;
   double fused_seconds = 0, apart_seconds = 0;  // medians
-  double bytes = 0;       // that the separate form writes to tensors and reads again
+  double bytes = 0;       // that the separate form moves (or holds: the loss) in tensors of its own
   double difference = 0;  // of the results, the largest over the largest of the fused one
 };
 std::vector<FusionTiming> time_fusions(Ctx& ctx, bool small, int repeats,

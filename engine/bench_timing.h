@@ -17,7 +17,7 @@ double median_seconds(int repeats, const std::function<void()>& fn);
 std::pair<double, double> median_seconds(int repeats, const std::function<void()>& a,
                                          const std::function<void()>& b);
 
-// Token t's experts are t, t+7, t+14, ...: even load, as a balanced router gives.
+// Token t's experts are t, t+7, t+14, ...: even load where there are tokens enough.
 Tensor spread_experts(int64_t tokens, int64_t experts, int64_t top_k);
 
 // Experts of a layer, BF16: gate and up [width,hidden], down [hidden,width].

@@ -69,8 +69,17 @@ class Decoder : public Model {
       if (aux) aux->insert(aux->end(), outs.begin() + 1, outs.end());
       trace.activation("model.layers." + std::to_string(i), x.value);
     }
-    if (aux && !aux->empty() && config.aux == AuxLoss::kSwitch)
-      *aux = {switch_balance_loss(*aux, config.route.top_k)};
+    if (aux && !aux->empty() && config.aux == AuxLoss::kSwitch) {
+      // PESC's paper adds n sum_i f_i p_i of every layer, f the shares of the choices.
+      // transformers' pools the layers, which even layers do not need to obey: theirs may cancel
+      // each other.
+      if (config.adapter_dim == 0)
+        *aux = {switch_balance_loss(*aux, config.route.top_k)};
+      else
+        for (Var& l : *aux)
+          l = scaled(switch_balance_loss({l}, config.route.top_k),
+                     1.0f / static_cast<float>(config.route.top_k));
+    }
     x = rms_norm(x, *norm_, eps);
     trace.activation("model.norm", x.value);
     return x;

@@ -11,7 +11,10 @@
 namespace sutor {
 namespace {
 
-constexpr int kShared = 6;  // the top experts compared between tasks: the paper's Fig. 3
+// The top experts compared between tasks: 6 of 64 in the paper's Fig. 3, of few experts a quarter.
+size_t compared(size_t experts) { return std::clamp<size_t>(experts / 4, 1, 6); }
+// Layers of at most so many experts are drawn expert by expert.
+constexpr size_t kFewExperts = 16;
 
 std::string before_after(const std::vector<ReportRun>& runs) {
   std::string s;
@@ -192,6 +195,32 @@ std::string concentration(const std::vector<ReportRun>& runs) {
                                  [](const ReportRun& r) { return r.scores.has_value(); });
 }
 
+// Which experts each run's tokens take, layer by layer: Fig. 4 of the PESC paper.
+std::string choices(const std::vector<ReportRun>& runs) {
+  std::map<int, HeatMap> layers;
+  for (const ReportRun& r : runs) {
+    if (!r.scores) continue;
+    for (const auto& [layer, share] : r.scores->token) {
+      if (share.size() > kFewExperts) continue;
+      HeatMap& m = layers[layer];
+      m.title = fmt::format("Layer {}: which experts the tokens take, %", layer);
+      m.x_label = "expert";
+      for (size_t e = m.columns.size(); e < share.size(); ++e)
+        m.columns.push_back(std::to_string(e));
+      m.rows.push_back(r.name);
+      auto& row = m.values.emplace_back();
+      for (double x : share) row.push_back(100 * x);
+    }
+  }
+  std::string s;
+  for (auto& [layer, m] : layers) {
+    for (auto& row : m.values) row.resize(m.columns.size(), kNoValue);
+    s += figure(draw(m), "Token scores, which sum to 100 in a row; even would be " +
+                             number(100.0 / static_cast<double>(m.columns.size())) + " each.");
+  }
+  return s.empty() ? "" : "<h2>Which experts</h2>\n" + s;
+}
+
 std::string trained(const std::vector<ReportRun>& runs) {
   std::set<int> layers;
   for (const ReportRun& r : runs)
@@ -248,7 +277,10 @@ std::string overlap(const std::vector<ReportRun>& runs) {
   bool incomparable = false;
   using Which = std::pair<const char*, LayerScores Scores::*>;
   for (auto [what, member] : {Which{"token", &Scores::token}, Which{"gate", &Scores::gate}}) {
-    HeatMap m{fmt::format("Shared among the top {} experts, by {} score", kShared, what),
+    size_t top = 6;
+    for (const ReportRun* r : with)
+      for (const auto& [layer, v] : (*r->scores).*member) top = std::min(top, compared(v.size()));
+    HeatMap m{fmt::format("Shared among the top {} experts, by {} score", top, what),
               "",
               "",
               {},
@@ -267,8 +299,7 @@ std::string overlap(const std::vector<ReportRun>& runs) {
         double shared = 0;
         if (same)
           for (const auto& [layer, v] : la) {
-            std::vector<int> x = top_experts(v, kShared), y = top_experts(lb.at(layer), kShared),
-                             both;
+            std::vector<int> x = top_experts(v, top), y = top_experts(lb.at(layer), top), both;
             std::set_intersection(x.begin(), x.end(), y.begin(), y.end(), std::back_inserter(both));
             shared += static_cast<double>(both.size());
           }
@@ -346,7 +377,7 @@ std::string make_report(const std::vector<std::string>& dirs) {
                                       dirs.size() == 1 ? "" : "s", escape_xml(list));
   s += "<h2>Before and after</h2>\n" + before_after(runs);
   s += "<h2>Loss</h2>\n" + loss_curves(runs) + expert_load(runs);
-  s += "<h2>Expert scores</h2>\n" + concentration(runs);
+  s += "<h2>Expert scores</h2>\n" + concentration(runs) + choices(runs);
   s += "<h2>Experts trained</h2>\n" + trained(runs);
   s += "<h2>Overlap between tasks</h2>\n" + overlap(runs);
   s += "<h2>Settings</h2>\n" + settings(runs);

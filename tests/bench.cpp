@@ -42,7 +42,6 @@ TEST_CASE("bench train, infer: a model on random ids, as a share of the peaks") 
       CHECK(row["tokens_per_s"].get<double>() > 0);
       CHECK(row["gflops"].get<double>() > 0);
       CHECK(row["gbps"].get<double>() > 0);
-      CHECK(row["of_gemm_peak"].get<double>() < 1.05);
     }
   }
   for (auto [words, says] :

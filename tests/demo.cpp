@@ -62,6 +62,45 @@ TEST_CASE("demo: artefacts, table and report of every method") {
   CHECK(skips.err.find("1 rows") != std::string::npos);
 }
 
+TEST_CASE("demo --method pesc: artefacts, equal numbers of trained parameters, load, report") {
+  if (binary() == nullptr) return;
+  Folder f;
+  Result r = run(f, "demo --method pesc --out " + (f / "demo") + " --markdown " + (f / "m.md") +
+                        " --tasks law --steps 2 --eval-rows 10 --json");
+  CAPTURE(r.err);
+  REQUIRE(r.code == 0);
+  Json rows = Json::parse(r.out);
+  REQUIRE(rows.size() == 4);
+  CHECK(rows[0]["method"] == "vanilla");
+  CHECK(rows[0]["general_score"].get<double>() > 0.5);
+  const double lora = rows[1]["trainable"], pesc = rows[2]["trainable"];
+  CHECK(std::abs(lora / pesc - 1) < 0.02);
+  CHECK(rows[3]["trainable"] == pesc);
+  for (const char* file :
+       {"dense/model.safetensors", "crafted/config.json", "data/mixture.jsonl",
+        "mixture/lora/run/adapter/adapter_model.safetensors",
+        "mixture/pesc/run/adapter/moe_model.safetensors", "mixture/pesc-balanced/eval_law.json",
+        "scores/pesc/law/scores.json", "mixture/results.json", "outcomes.json"}) {
+    CAPTURE(file);
+    CHECK(fs::exists(f / ("demo/" + std::string(file))));
+  }
+  // Without the balance loss it is in the log all the same.
+  CHECK(read_file(f / "demo/mixture/pesc/run/log.jsonl").find("aux_loss") != std::string::npos);
+  const std::string page = read_file(f / "demo/report.html"), tables = read_file(f / "m.md");
+  for (const char* part : {"Balance loss", "Layer 2: which experts the tokens take"})
+    CHECK_MESSAGE(page.find(part) != std::string::npos, part);
+  for (const char* part : {"| method | law | general |", "| pesc-balanced | load_cv |",
+                           "| pesc | law | ", "Frozen weights: bf16", "all layers together"})
+    CHECK_MESSAGE(tables.find(part) != std::string::npos, part);
+  auto before = entries(f);
+  const std::string out = "demo --out " + (f / "d");
+  check_one_line(run(f, out + " --quantize nf4"), 2, {"--quantize", "--method pesc"});
+  check_one_line(run(f, out + " --method pesc --methods lora --aux-loss 1"), 2,
+                 {"--aux-loss", "pesc-balanced"});
+  check_one_line(run(f, out + " --method pesc --methods full"), 1, {"full", "pesc-balanced"});
+  CHECK(entries(f) == before);
+}
+
 TEST_CASE("demo: unknown tasks and methods are named") {
   if (binary() == nullptr) return;
   Folder f;
@@ -84,6 +123,16 @@ TEST_CASE("demo: results are means and deviations over seeds") {
   CHECK(result_rows(all, "a")["rows"][0]["task"].get<double>() == doctest::Approx(0.6));
   CHECK(results_markdown(all, {"x"}).find("| full | 60.0 ± 14.1 | 60.0 ± 14.1 | 60.0 ± 14.1 |") !=
         std::string::npos);
+}
+
+TEST_CASE("demo: phases of a run are means of its first, middle and last tenth") {
+  Balance b{"pesc", 1, {}, {}};
+  for (int step = 1; step <= 20; ++step) b.load_cv[step] = step, b.aux[step] = 2 * step;
+  auto p = phases(b);
+  CHECK(p[0].load_cv == 1.5);
+  CHECK(p[1].from == 10);
+  CHECK(p[2].to == 20);
+  CHECK(p[2].aux == 39);
 }
 
 TEST_CASE("README: the four commands, in order, as printed") {

@@ -126,8 +126,11 @@ TEST_CASE("report: everything at once, escaped and well-formed") {
         "Left out (no expert_cfg.json): plain.", "Left out (no run.yaml): plain.",
         "prefers-color-scheme: dark"})
     CHECK_MESSAGE(has(page, part), part);
-  // Top 6 of 8: layer 1 {0,1,2,3,4,5} and {2,4,5,6,7,0}, 4 shared; layer 2 all tie, 6 shared.
-  CHECK(has(page, "a &lt;b&gt;&amp;, plain: 5.00</title>"));
+  // Top 2 of 8: layer 1 {0,1} and {5,6}, none shared; layer 2 all tie, both shared.
+  CHECK(has(page, "a &lt;b&gt;&amp;, plain: 1.00</title>"));
+  // Few experts are drawn one by one.
+  CHECK(has(page, "Layer 1: which experts the tokens take, %"));
+  CHECK(has(page, "plain, 2: 12</title>"));
   CHECK(make_report({a, b}) == page);
 }
 

@@ -3,8 +3,8 @@
 // += column sums. Layout: engine/cpu/gemm.h. Reference: engine/ref/linear.h; test:
 // tests/kernels/linear.cpp.
 // lora_linear (arXiv 2106.09685): low = scale drop(x) A^T first; its product with B goes into the
-// same sums as W's, and backward adds drop'(dlow A) to a block of dx before it is stored. x and dy
-// are packed once for both; drop(x) exists only in L1. Test: tests/kernels/lora_linear.cpp.
+// same sums as W's, and backward adds drop'(dlow A) to a block of dx before it is stored. dy is
+// packed once for dlow and dx; drop(x) exists only in L1. Test: tests/kernels/lora_linear.cpp.
 
 #include "engine/cpu/gemm.h"
 #include "engine/cpu/rows.h"
@@ -26,6 +26,7 @@ void check_shapes(const Tensor& y, const Tensor& x, const Tensor& w, const char*
 void decode(const MicroKernels& mk, const Tensor& y, const Tensor& x, const Tensor& w,
             const float* bias) {
   int64_t tokens = y.rows(), n = y.cols(), k = x.cols();
+  if (tokens == 0) return;
   auto xs = rounded_rows(mk, x);
   parallel_for(ceil_div(n, 16), grain_of(16 * k * tokens), [&](int64_t lo, int64_t hi) {
     float out[kDecodeTokens][4];

@@ -5,7 +5,7 @@
 #   recipes/dsv2-lite/run.sh INTENT-CONFIG.json INTENT.jsonl WORK
 #
 # INTENT-CONFIG.json, INTENT.jsonl: results/expert_configs/intent.json and datasets/train/intent.jsonl of deepseek-ai/ESFT.
-# WORK gets 9 GB of model and 7 GB of checkpoint. Text is cut by the embedded model's tokenizer (512 ids of the 102400).
+# WORK gets 9 GB of model, two checkpoints of 6.4 GB and 2 GB of adapter. Text is cut by the embedded model's tokenizer (512 ids of the 102400).
 # SUTOR=build/sutor THREADS=2 STEPS=2. Needs 20 GB of free memory.
 set -eu
 [ $# -eq 3 ] || { sed -n '2,10s/^# \{0,1\}//p' "$0" >&2; exit 2; }
