@@ -227,7 +227,7 @@ class PescDemo {
 
 void declare_demo_pesc(Args& a) {
   a.choice("quantize", "the frozen weights of pesc's runs, in training", "none", {"none", "nf4"});
-  a.real("aux-loss", "weight of the balance loss of pesc-balanced", 1, 1e-12, 10);
+  a.real("aux-loss", "weight of the balance loss of pesc-balanced", 0.01, 1e-12, 10);
 }
 
 void demo_pesc(const Args& a) {

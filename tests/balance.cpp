@@ -1,10 +1,11 @@
 // Balance losses of whole models against transformers (tests/goldens/make_aux.py): the loss over
-// all layers' unpadded tokens, and its gradient on top of the language model's; who trains with one
-// and who does not.
+// all layers' unpadded tokens (PESC models: each layer's, against engine/ref/balance.h), and its
+// gradient on top of the language model's; who trains with one and who does not.
 #include <cmath>
 #include <filesystem>
 #include <map>
 
+#include "engine/ref/balance.h"
 #include "io/safetensors.h"
 #include "model/trace.h"
 #include "tests/command.h"
@@ -48,6 +49,32 @@ TEST_CASE("balance: every family's loss and gradients equal transformers', with 
     }
   }
   CHECK(families == 4);
+}
+
+TEST_CASE("balance: of a PESC model every layer's, as its paper adds it") {
+  Ctx ctx = cpu_context(Compute::kF32);
+  auto model = load_model("tests/goldens/camelidae/unit");
+  const int64_t E = model->config.experts, K = model->config.route.top_k;
+  struct Layers : Trace {
+    std::vector<double> losses;
+    void routing(int, const Routing& r) override {
+      Doubles probs = dense(r.probs.value);
+      const int64_t tokens = r.expert.rows(), experts = r.probs.value.cols();
+      losses.push_back(ref::switch_balance<double>({probs.data()}, {r.expert.i32()}, nullptr,
+                                                   tokens, experts, r.expert.cols()) /
+                       static_cast<double>(r.expert.cols()));
+    }
+  } layers;
+  Tape tape(ctx, true);
+  std::vector<Var> aux;
+  Batch batch = make_batch({{5, 9, 17, 3, 22, 8, 30, 11, 2, 41, 7, 19}});
+  model->hidden(tape, batch, layers, &aux);
+  REQUIRE(aux.size() == layers.losses.size());
+  CHECK(static_cast<int>(aux.size()) == model->config.layers);
+  for (size_t l = 0; l < aux.size(); ++l) {
+    CHECK(aux[l].value.f32()[0] == doctest::Approx(layers.losses[l]).epsilon(1e-5));
+    CHECK(aux[l].value.f32()[0] <= static_cast<double>(E) / static_cast<double>(K) + 1e-5);
+  }
 }
 
 TEST_CASE("balance: on by default where the router trains and config.json asks, else said") {
