@@ -70,7 +70,7 @@ reproduce: all
 
 # What this machine can do and how near the kernels come: run it on a quiet one.
 bench: all
-	bench/performance.sh
+	SUTOR=$(BUILD)/sutor bench/performance.sh
 
 # Train the embedded models anew.
 embedded-model: all

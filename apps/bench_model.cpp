@@ -4,6 +4,7 @@
 
 #include "apps/method_args.h"
 #include "apps/run_checkpoint.h"
+#include "engine/bench_timing.h"
 #include "engine/dry_run.h"
 #include "engine/quant.h"
 #include "engine/random.h"
@@ -20,11 +21,6 @@ std::vector<int32_t> random_ids(int64_t n, int64_t vocab, uint64_t seed) {
   for (int32_t& id : ids)
     id = static_cast<int32_t>(next_random(seed) % static_cast<uint64_t>(vocab));
   return ids;
-}
-
-double median(std::vector<double> v) {
-  std::nth_element(v.begin(), v.begin() + static_cast<int64_t>(v.size() / 2), v.end());
-  return v[v.size() / 2];
 }
 
 double stored_bytes(const Tensor& t) {
@@ -92,7 +88,8 @@ ModelTiming time_training(const Args& a, Ctx& ctx) {
     return true;
   });
   return {{{fmt::format("{} step, {} x {}", a.str("method"), batch, seq),
-            static_cast<double>(batch * seq), median(seconds), flop, weights_of(*model).bytes}}};
+            static_cast<double>(batch * seq), timing::median(seconds), flop,
+            2 * weights_of(*model).bytes}}};  // forward and dx
 }
 
 ModelTiming time_inference(const Args& a, Ctx& ctx) {
@@ -114,9 +111,9 @@ ModelTiming time_inference(const Args& a, Ctx& ctx) {
     tokens = static_cast<double>(g.decode_tokens);
   }
   const double read = static_cast<double>(seq);
-  return {{{fmt::format("prefill of {}", seq), read, median(prefill),
+  return {{{fmt::format("prefill of {}", seq), read, timing::median(prefill),
             2 * (w.active * read + w.head), w.bytes},
-           {fmt::format("decode of {}", more), tokens, median(decode),
+           {fmt::format("decode of {}", more), tokens, timing::median(decode),
             2 * (w.active + w.head) * tokens, w.active_bytes * tokens}}};
 }
 

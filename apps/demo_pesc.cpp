@@ -34,7 +34,7 @@ constexpr Method kMethods[] = {{"vanilla", nullptr, nullptr, nullptr, nullptr, f
                                {"lora", "lora", "22", "44", "3e-3", false},
                                {"pesc", "pesc", "8", "16", "3e-3", false},
                                {"pesc-balanced", "pesc", "8", "16", "3e-3", true}};
-// The weight of a balance loss that is to be in the log and to change nothing.
+// The weight of a balance loss that is to be in the log and to change next to nothing.
 constexpr const char* kMeasured = "1e-9";
 constexpr const char *kExperts = "8", *kTopK = "2", *kWidth = "16";
 
@@ -106,7 +106,7 @@ class PescDemo {
         "PESC: routers, adapters and LoRA of rank 8; lora: rank 22 on the dense model; both scaled "
         "by 2, on the seven projections",
         fmt::format("Balance loss: pesc-balanced {}; pesc {}, which puts it into the log and "
-                    "changes nothing",
+                    "changes next to nothing",
                     weight, kMeasured),
         fmt::format("Frozen weights: {}", a_.str("quantize") == "nf4"
                                               ? "NF4 in training (--quantize nf4)"

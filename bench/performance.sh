@@ -3,11 +3,11 @@
 #
 #   bench/performance.sh [MODEL EXPERTS.json]     # a model folder and an expert_cfg.json for it add training and inference
 #
-# SUTOR=build/sutor THREADS=2 OUT=docs/performance.md REPEATS=10. python3 (its standard library) formats. Nothing else should run.
+# SUTOR=build/sutor THREADS=0 (one per core) OUT=docs/performance.md REPEATS=10. python3 (its standard library) formats. Nothing else should run.
 set -eu
 [ $# -eq 0 ] || [ $# -eq 2 ] || { sed -n '2,6s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 here=$(cd "$(dirname "$0")" && pwd)
-: "${SUTOR:=$here/../build/sutor}" "${THREADS:=2}" "${OUT:=$here/../docs/performance.md}" "${REPEATS:=10}"
+: "${SUTOR:=$here/../build/sutor}" "${THREADS:=0}" "${OUT:=$here/../docs/performance.md}" "${REPEATS:=10}"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 run() {
@@ -41,7 +41,7 @@ k, l, f = load("kernels"), load("layer"), load("fusion")
 print(f"""# Performance
 
 Written by `bench/performance.sh`; every figure is a share of what the same machine did in the same minutes.
-{cpu}, kernels {k['kernels']}, {threads} threads, commit {commit}, `--dtype bf16`; medians. Useful multiply-adds alone count.
+{cpu}, kernels {k['kernels']}, {k['threads']} threads, commit {commit}, `--dtype bf16`; medians. Useful multiply-adds alone count.
 The GEMM peak is the micro-kernel on a panel in the first-level cache; memory is read by the decode path's dot product.
 
 ## Kernels
@@ -58,7 +58,8 @@ table(["tokens", "experts that train", "ms", "% of GEMM peak", "of all", "(2 + s
       [(r["tokens"], pct(r["share"]) + " %", f"{1e3 * r['seconds']:.1f}", pct(r["of_gemm_peak"]), f"{r['of_all']:.3f}", f"{r['line']:.3f}") for r in l["rows"]])
 print(f"""## Fusions
 
-{peaks(f)} Each against the same result by separate kernels of this engine, called in turn. A variant is one function and one line
+{peaks(f)} Each beside what it stands for, by kernels of this engine, called in turn; the third and fourth columns of a row are the same work but
+where the text says less of it (dW). The loss saves memory held, not traffic. A variant is one function and one line
 in `engine/bench_fusion.cpp`; `tests/bench.cpp` holds both forms to the same result.
 """)
 table(["fused", "apart", "shape", "fused ms", "apart ms", "gain", "MB not moved"],

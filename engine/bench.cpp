@@ -129,6 +129,7 @@ std::vector<LayerTiming> time_layer(Ctx& ctx, bool small, int repeats,
     const double forward = 6 * static_cast<double>(T * kTopK * kHidden * kWidth);
     for (double share : {0.0, 0.05, 0.125, 0.25, 0.5, 1.0}) {
       auto n = static_cast<int64_t>(std::lround(share * static_cast<double>(experts)));
+      if (n == 0 && share > 0) continue;  // of few experts
       ExpertWeights dw;
       for (int64_t e = 0; e < experts; ++e) {
         const bool trains = e < n;

@@ -28,17 +28,17 @@ double seconds(const std::function<void()>& fn) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
 }
 
-double median(std::vector<double> all) {
-  std::nth_element(all.begin(), all.begin() + static_cast<int64_t>(all.size() / 2), all.end());
-  return all[all.size() / 2];
-}
-
 }  // namespace
 
 Tensor made(Shape shape, DType dtype, uint64_t seed) {
   Tensor t = empty(std::move(shape), dtype);
   fill(t, seed);
   return t;
+}
+
+double median(std::vector<double> all) {
+  std::nth_element(all.begin(), all.begin() + static_cast<int64_t>(all.size() / 2), all.end());
+  return all[all.size() / 2];
 }
 
 double median_seconds(int repeats, const std::function<void()>& fn) {

@@ -2,6 +2,7 @@
 // What the benchmarks share: reproducible tensors, medians, an even routing.
 
 #include <functional>
+#include <vector>
 
 #include "engine/backend.h"
 
@@ -9,6 +10,8 @@ namespace sutor::timing {
 
 // Values in (-1, 1), of BF16 in (-0.05, 0.05), the same whatever the thread count.
 Tensor made(Shape shape, DType dtype, uint64_t seed);
+
+double median(std::vector<double> all);  // of an even number the upper one
 
 // The median of `repeats` calls after a first one (pages, packing buffers, threads).
 double median_seconds(int repeats, const std::function<void()>& fn);

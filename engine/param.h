@@ -31,7 +31,7 @@ struct Param {
   Tensor value;  // the file's bytes while frozen; a heap copy (bf16, or f32 in f32 runs) once
                  // trainable
   Tensor grad;   // F32, exists only while trainable
-  Tensor master, m, v;      // F32 optimiser state, exists only while trainable
+  Tensor master, m, v;      // optimiser state, F32, exists only while trainable
   Tensor m_scale, v_scale;  // F32 [blocks of 256] where m and v are 8-bit (U8) codes; the master of
                             // a BF16 value is then I16: what its 32 bits have beyond the value's
   bool trainable = false;

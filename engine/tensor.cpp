@@ -59,14 +59,14 @@ class LargeBlocks {
       std::lock_guard lock(mutex_);
       auto best = kept_.end();
       for (auto i = kept_.begin(); i != kept_.end(); ++i)
-        if (i->second >= bytes && i->second <= bytes + bytes / 8 &&
-            (best == kept_.end() || i->second <= best->second))
+        if (i->mapped >= bytes && i->mapped <= bytes + bytes / 8 &&
+            (best == kept_.end() || i->mapped <= best->mapped))
           best = i;
       if (best != kept_.end()) {
-        void* p = best->first;
-        bytes = best->second;
+        void* p = best->data;
+        bytes = best->mapped;
+        total_ -= best->asked;
         kept_.erase(best);
-        total_ -= bytes;
         return p;
       }
     }
@@ -86,20 +86,24 @@ class LargeBlocks {
     madvise(reinterpret_cast<void*>(begin), bytes, MADV_HUGEPAGE);
     return reinterpret_cast<void*>(begin);
   }
-  void give(void* p, int64_t bytes) {
-    if (bytes > allowed(0)) {  // never fits: must not drive the others out first
-      munmap(p, bytes);
+  void give(void* p, int64_t mapped, int64_t asked) {
+    if (asked > allowed(0)) {  // never fits: must not drive the others out first
+      munmap(p, mapped);
       return;
     }
     {
       std::lock_guard lock(mutex_);
-      kept_.emplace_back(p, bytes);
-      total_ += bytes;
+      kept_.push_back({p, mapped, asked});
+      total_ += asked;
     }
     release(allowed(0));
   }
 
  private:
+  struct Kept {
+    void* data;
+    int64_t mapped, asked;
+  };
   static void* map(int64_t bytes) {
     return mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   }
@@ -111,28 +115,29 @@ class LargeBlocks {
   // Gives the oldest back to the system until at most `most` bytes are kept; not under the lock,
   // which others wait for.
   void release(int64_t most) {
-    std::vector<std::pair<void*, int64_t>> old;
+    std::vector<Kept> old;
     {
       std::lock_guard lock(mutex_);
       auto end = kept_.begin();
-      for (; end != kept_.end() && total_ > most; ++end) total_ -= end->second;
+      for (; end != kept_.end() && total_ > most; ++end) total_ -= end->asked;
       old.assign(kept_.begin(), end);
       kept_.erase(kept_.begin(), end);
     }
-    for (auto [p, bytes] : old) munmap(p, bytes);
+    for (const Kept& k : old) munmap(k.data, k.mapped);
   }
 
   std::mutex mutex_;
-  std::vector<std::pair<void*, int64_t>> kept_;  // oldest first
-  int64_t total_ = 0;
+  std::vector<Kept> kept_;  // oldest first
+  int64_t total_ = 0;       // bytes asked for: as live_bytes counts, which allowed() is made of
 };
 LargeBlocks& large_blocks() {
   static auto* blocks = new LargeBlocks;  // never destroyed: static tensors may outlive it
   return *blocks;
 }
 
-// Up to an eighth more, address space as long as nobody touches it: what layers need differs a
-// little with their routing, and the block of one shall do for the next.
+// Up to an eighth more: what layers need differs a little with their routing, and the block of one
+// shall do for the next. The tail is address space until a block is taken again for less (take()
+// gives up to an eighth more still), whose former user may have touched it.
 int64_t rounded(int64_t n) {
   int64_t unit =
       std::max<int64_t>(4096, static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(n))) / 8);
@@ -151,7 +156,7 @@ struct HeapStorage : Storage {
   ~HeapStorage() override {
     count(-bytes);
     if (bytes >= kLarge)
-      large_blocks().give(data, mapped);
+      large_blocks().give(data, mapped, bytes);
     else
       std::free(data);
   }
