@@ -85,11 +85,6 @@ int64_t Stopwatch::now() {
 
 double Stopwatch::seconds() const { return static_cast<double>(now() - begin_) * 1e-9; }
 
-int64_t peak_bytes() {
-  std::ifstream f("/proc/self/status");
-  for (std::string line; std::getline(f, line);)
-    if (line.starts_with("VmHWM:")) return std::stoll(line.substr(6)) * 1024;
-  return 0;
-}
+int64_t peak_bytes() { return process_bytes("VmHWM"); }
 
 }  // namespace sutor

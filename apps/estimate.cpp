@@ -15,6 +15,7 @@
 #include "engine/cpu/peaks.h"
 #include "engine/dry_run.h"
 #include "engine/parallel.h"
+#include "io/memory.h"
 #include "model/estimate.h"
 
 namespace sutor {
@@ -46,13 +47,6 @@ void declare(Args& a) {
 }
 
 int64_t machine_bytes() { return sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGESIZE); }
-
-int64_t resident_bytes() {
-  std::ifstream f("/proc/self/status");
-  for (std::string line; std::getline(f, line);)
-    if (line.starts_with("VmRSS:")) return std::stoll(line.substr(6)) * 1024;
-  return 0;
-}
 
 // One step's micro-batches. Of data: the longest rows first, as a run meets them sooner or later.
 std::vector<Batch> micro_batches(const Args& a, const std::string& hub, const Config& c,
@@ -120,7 +114,7 @@ void run(const Args& a) {
   if (tokenizer && !a.given("data")) Tokenizer::load(hub);  // as a run would
   std::vector<int32_t> ids;
   std::vector<Batch> micro = micro_batches(a, hub, model->config, ids);
-  int64_t process = resident_bytes();
+  int64_t process = process_bytes("VmRSS");
   {
     DryRun dry;  // LoRA's factors are parameters too
     std::string expert_cfg;

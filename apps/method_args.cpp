@@ -1,7 +1,9 @@
 #include "apps/method_args.h"
 
 #include "apps/run_checkpoint.h"
+#include "engine/dry_run.h"
 #include "io/chat.h"
+#include "io/memory.h"
 #include "model/adapter_moe.h"
 #include "model/base_print.h"
 #include "model/esft.h"
@@ -173,9 +175,19 @@ LoraOptions choose_what_trains(const Args& a, Model& model, std::string& expert_
   }
   if (method != "full") record_base(model);
   if (a.str("quantize") == "nf4") {
+    const int64_t before = process_bytes("RssAnon");
     const int packed = quantise_frozen(model);
     check(packed > 0, "--quantize nf4: {} has no frozen linear to pack (4 bits already?)",
           a.str("MODEL"));
+    if (!a.on("quiet") && !dry_run()) {
+      const auto mb = [](int64_t n) { return 1e-6 * static_cast<double>(n); };
+      const Base& b = model.base;
+      note(
+          "{} frozen linears in 4 bits: {:.1f} M weights in {:.1f} MB, {:.2f} bits each; "
+          "resident memory grew by {:.1f} MB\n",
+          packed, mb(b.weights_4bit), mb(b.bytes_4bit), 8 * mb(b.bytes_4bit) / mb(b.weights_4bit),
+          mb(process_bytes("RssAnon") - before));
+    }
   }
   return lora;
 }

@@ -193,6 +193,8 @@ void run(const Args& a) {
             {"model_hash", record.model_hash},
             {"binary_hash", record.binary_hash},
             {"trainable_parameters", trainable},
+            {"weights_4bit", model->base.weights_4bit},
+            {"bytes_4bit", model->base.bytes_4bit},
             {"rows", rows.size()},
             {"resumed_at", done}});
   if (const int64_t step = opt.batch * opt.grad_accum; static_cast<int64_t>(rows.size()) < step)

@@ -74,4 +74,11 @@ int64_t available_memory(const std::string& root) {
   return limit && (bytes == 0 || limit->free < bytes) ? limit->free : bytes;
 }
 
+int64_t process_bytes(const std::string& key) {
+  std::ifstream f("/proc/self/status");
+  for (std::string line; std::getline(f, line);)
+    if (line.starts_with(key + ":")) return std::stoll(line.substr(key.size() + 1)) * 1024;
+  return 0;
+}
+
 }  // namespace sutor

@@ -19,4 +19,8 @@ std::optional<MemoryLimit> memory_limit(const std::string& root = "");
 // Bytes that can be had now: MemAvailable, or what the limit leaves; 0 where neither says.
 int64_t available_memory(const std::string& root = "");
 
+// Of this process: VmRSS (resident), VmHWM (the most so far), RssAnon (without mapped files); 0
+// where the system does not say.
+int64_t process_bytes(const std::string& key);
+
 }  // namespace sutor

@@ -62,6 +62,7 @@ struct Base {
   std::string packed;       // the type of the file's quantised tensors: NF4, Q4_K, ...; empty: none
   std::string print, type;  // of what a training run began with
   std::unordered_map<std::string, uint64_t> replaced;  // by adapters: their samples before
+  int64_t weights_4bit = 0, bytes_4bit = 0;  // that quantise_frozen() packed, and what they take
 };
 
 class Model {

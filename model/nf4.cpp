@@ -179,7 +179,11 @@ int quantise_frozen(Model& model) {
   for (Param& p : model.params.all()) {
     if (p.trainable || p.value.dtype == DType::NF4 || !is_linear(p)) continue;
     Tensor w = p.value;
-    p.value = nf4_tensor(packed_finite(p.name, w), w.shape, w.dtype);
+    const Nf4 q = packed_finite(p.name, w);
+    for (const Tensor& part : {q.packed, q.absmax, q.code, q.map, q.scale})
+      if (part) model.base.bytes_4bit += static_cast<int64_t>(part.nbytes());
+    model.base.weights_4bit += w.numel();
+    p.value = nf4_tensor(q, w.shape, w.dtype);
     forget_pages(w);
     ++packed;
   }

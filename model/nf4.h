@@ -16,7 +16,7 @@ std::shared_ptr<const Weights> nf4_weights(std::shared_ptr<const Weights> base);
 
 // Packs every frozen linear of the model in memory, double quantised, and lets go of the pages that
 // it was read from; routers, head, embeddings, adapters and what trains stay as they are. Returns
-// how many it packed.
+// how many it packed; model.base counts their weights and bytes.
 int quantise_frozen(Model& model);
 
 // What bitsandbytes stores for the weight `name`, double quantised.

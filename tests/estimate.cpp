@@ -12,6 +12,7 @@
 #include "engine/dry_run.h"
 #include "io/file.h"
 #include "io/json.h"
+#include "io/memory.h"
 #include "model/estimate.h"
 #include "model/trainer.h"
 
@@ -76,13 +77,6 @@ struct ConfigFile {
   std::string file() const { return path + "/config.json"; }
   std::string path;
 };
-
-int64_t status_bytes(const char* key) {
-  std::ifstream f("/proc/self/status");
-  for (std::string line; std::getline(f, line);)
-    if (line.starts_with(key)) return std::stoll(line.substr(std::string(key).size())) * 1024;
-  return 0;
-}
 
 struct Setting {
   const char* what;
@@ -213,7 +207,7 @@ TEST_CASE("estimate: a model of 16 B parameters costs address space only") {
                                                           {"n_shared_experts", 2}})
     j[key] = value;
   ConfigFile config(j);
-  int64_t live = memory_stats().live, resident = status_bytes("VmRSS:");
+  int64_t live = memory_stats().live, resident = process_bytes("VmRSS");
   {
     auto model = dry_model(config.file(), DType::BF16);
     model->params.freeze_all();
@@ -223,7 +217,7 @@ TEST_CASE("estimate: a model of 16 B parameters costs address space only") {
     CHECK(e.trainable_parameters == 15706484224);
     CHECK(e.moments == 2 * 4 * e.trainable_parameters);
     CHECK(e.peak() > int64_t{20} * e.trainable_parameters);
-    CHECK(status_bytes("VmRSS:") - resident < 256 << 20);
+    CHECK(process_bytes("VmRSS") - resident < 256 << 20);
   }
   CHECK(memory_stats().live == live);
 }

@@ -5,6 +5,7 @@
 #include <doctest/doctest.h>
 
 #include "engine/quant.h"
+#include "io/memory.h"
 #include "io/safetensors.h"
 #include "model/lora.h"
 #include "model/model.h"
@@ -140,6 +141,24 @@ TEST_CASE("nf4: NaN and Inf are not packed away") {
   CHECK(error_of([&] {
           quantise_frozen(*model);
         }).find("model.layers.1.mlp.up_proj.weight: holds NaN or Inf") != std::string::npos);
+}
+
+// 4 bits, a byte per 64 weights and a float per 256 of those bytes: 4.127 bits; and no copy stays.
+TEST_CASE("nf4: a packed base takes 4.2 bits a weight, resident") {
+  Folder f;
+  f.file("c.json", R"({"model_type": "llama", "vocab_size": 300, "hidden_size": 1024,
+    "intermediate_size": 4096, "num_hidden_layers": 2, "num_attention_heads": 8,
+    "rms_norm_eps": 1e-5, "max_position_embeddings": 64})");
+  REQUIRE(run(f, "init " + (f / "c.json") + " --out " + (f / "m")).code == 0);
+  auto model = load_model(f / "m");
+  model->params.freeze_all();
+  const int64_t before = process_bytes("RssAnon");
+  REQUIRE(quantise_frozen(*model) == 14);
+  const double weights = 2 * (4 * 1024 * 1024 + 3 * 1024 * 4096);
+  CHECK(static_cast<double>(model->base.weights_4bit) == weights);
+  CHECK(8 * static_cast<double>(model->base.bytes_4bit) / weights ==
+        doctest::Approx(4.127).epsilon(1e-3));
+  CHECK(8 * static_cast<double>(process_bytes("RssAnon") - before) / weights < 4.2);
 }
 
 TEST_CASE("nf4: corruptions") {

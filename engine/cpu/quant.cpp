@@ -138,33 +138,36 @@ Nf4 pack_nf4(const Tensor& w) {
   out.scale = empty({groups});
   out.absmax = empty({blocks}, DType::U8);
   if (dry_run()) return out;
-  Tensor values = w.dtype == DType::F32 ? w : cast(w, DType::F32);
-  if (!values.contiguous()) values = clone(values);
-  const float* x = values.f32();
+  const Tensor values = w.contiguous() ? w : clone(w);
   std::copy(std::begin(ref::kNf4), std::end(ref::kNf4), out.code.f32());
   Tensor absmax = empty({blocks});
   auto* q = out.packed.as<uint8_t>();
-  parallel_for(blocks, kGrain, [&](int64_t lo, int64_t hi) {
-    for (int64_t b = lo; b < hi; ++b) {
-      int64_t end = std::min(n, (b + 1) * out.block);
-      float top = 0, odd = 0;  // odd: NaN where an element is NaN or Inf, which max may lose
-      for (int64_t i = b * out.block; i < end; ++i) {
-        top = std::max(top, std::abs(x[i]));
-        odd += x[i] * 0.0f;
+  visit_float(values.dtype, [&](auto zero) {
+    const auto* from = values.as<decltype(zero)>();
+    parallel_for(blocks, kGrain, [&](int64_t lo, int64_t hi) {
+      std::vector<float> x(static_cast<size_t>(out.block));
+      for (int64_t b = lo; b < hi; ++b) {
+        const int64_t begin = b * out.block, count = std::min(n - begin, out.block);
+        for (int64_t i = 0; i < count; ++i) x[i] = static_cast<float>(from[begin + i]);
+        float top = 0, odd = 0;  // odd: NaN where an element is NaN or Inf, which max may lose
+        for (int64_t i = 0; i < count; ++i) {
+          top = std::max(top, std::abs(x[i]));
+          odd += x[i] * 0.0f;
+        }
+        absmax.f32()[b] = top + odd;
+        // bitsandbytes multiplies by the inverse, and divides in a last block that is not whole. An
+        // all-zero block: code 7, which is 0.
+        float inverse = top > 0 ? 1.0f / top : 0.0f;
+        bool whole = count == out.block;
+        auto code = [&](float v) {
+          return ref::nf4_code(top == 0 ? 0.0f : whole ? v * inverse : v / top);
+        };
+        for (int64_t i = 0; i < count; i += 2) {
+          uint8_t first = code(x[i]), second = i + 1 < count ? code(x[i + 1]) : uint8_t{7};
+          q[(begin + i) / 2] = static_cast<uint8_t>(first << 4 | second);
+        }
       }
-      absmax.f32()[b] = top + odd;
-      // bitsandbytes multiplies by the inverse, and divides in a last block that is not whole. An
-      // all-zero block: code 7, which is 0.
-      float inverse = top > 0 ? 1.0f / top : 0.0f;
-      bool whole = end - b * out.block == out.block;
-      auto code = [&](float v) {
-        return ref::nf4_code(top == 0 ? 0.0f : whole ? v * inverse : v / top);
-      };
-      for (int64_t i = b * out.block; i < end; i += 2) {
-        uint8_t first = code(x[i]), second = i + 1 < end ? code(x[i + 1]) : uint8_t{7};
-        q[i / 2] = static_cast<uint8_t>(first << 4 | second);
-      }
-    }
+    });
   });
   // The maxima, less their mean, in blocks of 256. The mean of any NaN is NaN: callers ask it.
   double sum = 0;
