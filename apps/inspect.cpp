@@ -6,6 +6,7 @@
 #include "apps/common.h"
 #include "apps/run_checkpoint.h"
 #include "engine/dry_run.h"
+#include "engine/quant.h"
 #include "io/chat.h"
 #include "io/gguf_tokenizer.h"
 #include "io/json.h"
@@ -142,7 +143,7 @@ void run(const Args& a) {
   int64_t total = 0, bytes = 0;
   for (const Param& p : model->params.all()) {
     groups[group_of(p.name)] += p.value.numel();
-    dtypes[std::string(name_of(p.value.dtype))] += p.value.numel();
+    dtypes[std::string(type_name(p.value))] += p.value.numel();
     total += p.value.numel();
     bytes += p.value.nbytes();
   }

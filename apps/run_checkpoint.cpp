@@ -76,7 +76,7 @@ std::unique_ptr<Model> load_run_checkpoint(const std::string& folder, Compute co
     check(t.shape == p.value.shape, "{}: {} has shape {}, {} asks for {}", folder, name,
           to_string(t.shape), run.base, to_string(p.value.shape));
     if (!dry_run()) model->base.replaced.emplace(name, sample_of(name, p.value));
-    const DType kept = p.value.dtype == DType::NF4 ? nf4_of(p.value).as : p.value.dtype;
+    const DType kept = float_type(p.value);
     p.value = kept == t.dtype ? t : cast(t, kept);
   }
   return model;

@@ -8,8 +8,10 @@
 
 namespace sutor {
 
-// NF4: packed 4-bit weights with their scales (engine/quant.h); read by the matrix kernels alone.
-enum class DType : uint8_t { F32, BF16, F16, F64, I64, I32, I16, I8, U8, BOOL, NF4 };
+// NF4, BLOCKS: packed weights with their scales (engine/quant.h; BLOCKS: GGUF's types), read by the
+// matrix kernels and the embedding alone.
+enum class DType : uint8_t { F32, BF16, F16, F64, I64, I32, I16, I8, U8, BOOL, NF4, BLOCKS };
+constexpr bool is_packed(DType t) { return t == DType::NF4 || t == DType::BLOCKS; }
 
 constexpr int64_t size_of(DType t) {
   switch (t) {
@@ -30,7 +32,7 @@ constexpr int64_t size_of(DType t) {
 
 constexpr std::string_view name_of(DType t) {
   constexpr std::string_view names[] = {"F32", "BF16", "F16", "F64",  "I64", "I32",
-                                        "I16", "I8",   "U8",  "BOOL", "NF4"};
+                                        "I16", "I8",   "U8",  "BOOL", "NF4", "BLOCKS"};
   return names[static_cast<int>(t)];
 }
 

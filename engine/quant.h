@@ -34,15 +34,36 @@ struct Nf4 {
 };
 void unpack_nf4(const Tensor& out, const Nf4& in);  // F32, BF16 or F16
 
-// A weight that stays packed: dtype NF4, the values those of `as` (F32, BF16 or F16) that
-// bitsandbytes unpacks it to; cast() unpacks. The matrix kernels unpack what they are about to use.
-struct Nf4Storage : Storage {
-  Nf4 nf4;
+// A weight that stays packed: dtype NF4 or BLOCKS, the values those of `as` (NF4: what bitsandbytes
+// unpacks it to, F32, BF16 or F16; BLOCKS: F32 or BF16). cast() unpacks; the matrix kernels unpack
+// what they are about to use (engine/cpu/packed.h).
+struct PackedStorage : Storage {
   DType as = DType::BF16;
 };
+struct Nf4Storage : PackedStorage {
+  Nf4 nf4;
+};
+struct BlockStorage : PackedStorage {
+  std::shared_ptr<Storage> owner;  // of the bytes at the tensor's data
+  const BlockFormat* format = nullptr;
+  bool mapped() const override { return owner->mapped(); }
+};
 Tensor nf4_tensor(Nf4 nf4, Shape shape, DType as);
+// Rows of whole blocks at `data`.
+Tensor blocks_tensor(std::shared_ptr<Storage> owner, const void* data, const BlockFormat& format,
+                     Shape shape, DType as);
 const Nf4Storage& nf4_of(const Tensor& t);
-Tensor unpacked(const Tensor& t);  // t itself, or what its NF4 stands for
-Nf4 pack_nf4(const Tensor& w);     // double quantised
+const BlockStorage& blocks_of(const Tensor& t);
+
+// Of any tensor: the type that it is or stands for; it itself or what it stands for.
+DType float_type(const Tensor& t);
+Tensor unpacked(const Tensor& t);
+void unpack(const Tensor& out, const Tensor& packed);  // out: of float_type(packed), contiguous
+Tensor first_blocks(const Tensor& t, int64_t n);       // of BLOCKS, unpacked: [1,m], m >= n
+// The same weight at another place, where its nbytes() have been copied; BLOCKS alone of the
+// packed.
+Tensor moved(const Tensor& t, std::shared_ptr<Storage> owner, void* data);
+std::string_view type_name(const Tensor& t);  // BLOCKS: the format's
+Nf4 pack_nf4(const Tensor& w);                // double quantised
 
 }  // namespace sutor

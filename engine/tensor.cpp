@@ -238,10 +238,9 @@ void copy_into(const Tensor& dst, const Tensor& src) {
   if (dst.numel() != src.numel()) [[unlikely]]
     fail("copy {} into {}", to_string(src.shape), to_string(dst.shape));
   if (dry) return;
-  if (src.dtype == DType::NF4) {
-    const Nf4Storage& nf4 = nf4_of(src);
-    if (dst.dtype == nf4.as && dst.contiguous()) return unpack_nf4(dst, nf4.nf4);
-    return copy_into(dst, cast(src, nf4.as));
+  if (is_packed(src.dtype)) {
+    if (dst.dtype == float_type(src) && dst.contiguous()) return unpack(dst, src);
+    return copy_into(dst, cast(src, float_type(src)));
   }
   if (dst.dtype == src.dtype) {
     if (dst.contiguous() && src.contiguous()) {
@@ -274,8 +273,14 @@ void copy_into(const Tensor& dst, const Tensor& src) {
   });
 }
 
+int64_t Tensor::packed_bytes() const {
+  if (dtype == DType::NF4) return (numel() + 1) / 2;
+  const BlockFormat& f = *blocks_of(*this).format;
+  return numel() / f.elements * f.bytes;
+}
+
 Tensor cast(const Tensor& t, DType dtype) {
-  if (t.dtype == DType::NF4 && dtype == DType::NF4) return t;  // packed weights are never written
+  if (is_packed(t.dtype) && dtype == t.dtype) return t;  // packed weights are never written
   Tensor out = empty(t.shape, dtype);
   copy_into(out, t);
   return out;

@@ -37,9 +37,8 @@ struct Tensor {
   explicit operator bool() const { return data != nullptr; }
 
   int64_t numel() const { return numel_of(shape); }
-  int64_t nbytes() const {
-    return dtype == DType::NF4 ? (numel() + 1) / 2 : numel() * size_of(dtype);
-  }
+  // Of packed weights: of their codes (BLOCKS: with the scales, which lie among them).
+  int64_t nbytes() const { return is_packed(dtype) ? packed_bytes() : numel() * size_of(dtype); }
   int64_t dim(int i) const { return shape[i < 0 ? shape.size() + i : i]; }
   int64_t cols() const { return shape.empty() ? 1 : shape.back(); }
   int64_t rows() const { return cols() == 0 ? 0 : numel() / cols(); }
@@ -62,6 +61,9 @@ struct Tensor {
       Shape shape) const;  // same elements, other shape; contiguous, or the last dim unchanged
   Tensor slice(int64_t lo, int64_t hi) const;    // rows lo..hi of dim 0
   Tensor columns(int64_t lo, int64_t hi) const;  // column window, same ld
+
+ private:
+  int64_t packed_bytes() const;
 };
 
 Tensor empty(

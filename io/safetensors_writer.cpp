@@ -37,6 +37,7 @@ int rank_of(DType t) {
     case DType::I64:
       return 9;
     case DType::NF4:  // packed in memory only
+    case DType::BLOCKS:
       break;
   }
   return -1;

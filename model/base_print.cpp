@@ -59,10 +59,11 @@ uint64_t sample_of(const std::string& name, const Tensor& t) {
   }
   uint16_t bits[kValues];
   const int64_t n = std::min(kValues, t.numel());
-  visit_float(t.dtype, [&](auto type) {
-    const auto* x = t.as<decltype(type)>();
+  const Tensor v = t.dtype == DType::BLOCKS ? first_blocks(t, n) : t;
+  visit_float(v.dtype, [&](auto type) {
+    const auto* x = v.as<decltype(type)>();
     for (int64_t i = 0; i < n; ++i)
-      bits[i] = bf16(static_cast<float>(x[i / t.cols() * t.ld + i % t.cols()])).bits;
+      bits[i] = bf16(static_cast<float>(x[i / v.cols() * v.ld + i % v.cols()])).bits;
   });
   return name_hash(h, bytes_of(bits, n * 2));
 }

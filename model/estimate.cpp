@@ -259,7 +259,7 @@ int64_t touched_rows(const Param& p, const std::vector<Batch>& micro,
                      const std::vector<int32_t>& ids) {
   constexpr int64_t kAround = 16 * 4096;
   std::set<int64_t> windows;
-  int64_t row = p.value.cols() * size_of(p.value.dtype);
+  int64_t row = p.value.nbytes() / p.value.rows();
   auto touch = [&](int64_t id) {
     for (int64_t at = id * row / kAround; at <= ((id + 1) * row - 1) / kAround; ++at)
       windows.insert(at);

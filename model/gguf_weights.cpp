@@ -1,6 +1,7 @@
 // Tensor names of llama.cpp (gguf-py/gguf/tensor_mapping.py) to Hugging Face's, back from fused
 // experts to single ones, and back to Hugging Face's order of the rows of q and k, which llama's
-// converter permutes (LlamaModel.permute). Quantised tensors are unpacked when read. Test:
+// converter permutes (LlamaModel.permute). Quantised matrices stay in their blocks (DType::BLOCKS),
+// in the mapped file where no row moves; other quantised tensors are unpacked. Test:
 // tests/gguf.cpp.
 
 #include <algorithm>
@@ -79,7 +80,7 @@ class GgufWeights : public Weights {
     Shape shape = p.expert >= 0 ? Shape{t.shape[1], t.shape[2]} : t.shape;
     std::vector<int32_t> rows;
     if (p.heads > 0) rows = halves(shape[0], p.heads);
-    return read(p, shape, p.expert, rows).view(info.shape);
+    return read(p, shape, p.expert, rows, stays_packed(name)).view(info.shape);
   }
 
  private:
@@ -208,19 +209,34 @@ class GgufWeights : public Weights {
     return from;
   }
 
+  // What products alone read, and the embedding. Decoding reads kv_b_proj by columns, and routers
+  // are few and exact.
+  static bool stays_packed(const std::string& name) {
+    return (name.ends_with("_proj.weight") && !name.ends_with("kv_b_proj.weight")) ||
+           name == "model.embed_tokens.weight" || name == "lm_head.weight";
+  }
+
   // A tensor of the file, or one expert of it, as rows (in the order given) of shape's last
-  // dimension.
-  Tensor read(const Piece& p, const Shape& shape, int64_t expert,
-              const std::vector<int32_t>& rows) const {
+  // dimension; `keep`: in its blocks, if it is in some.
+  Tensor read(const Piece& p, const Shape& shape, int64_t expert, const std::vector<int32_t>& rows,
+              bool keep = false) const {
     const GgufFile& f = *files_[p.file];
     const TensorInfo& t = f.info(p.source);
     if (const BlockFormat* b = block_format(t.dtype)) {
-      int64_t n = numel_of(shape);
-      Tensor out = empty(shape, exact_ ? DType::F32 : DType::BF16);
-      const std::byte* from =
-          f.bytes(p.source) + std::max<int64_t>(expert, 0) * (n / b->elements * b->bytes);
-      if (!dry_run()) unpack_blocks(out, from, b->type, rows.empty() ? nullptr : rows.data());
-      return out;
+      const int64_t bytes = numel_of(shape) / b->elements * b->bytes;
+      const DType as = exact_ ? DType::F32 : DType::BF16;
+      const std::byte* from = f.bytes(p.source) + std::max<int64_t>(expert, 0) * bytes;
+      if (!keep) {
+        Tensor out = empty(shape, as);
+        if (!dry_run()) unpack_blocks(out, from, b->type, rows.empty() ? nullptr : rows.data());
+        return out;
+      }
+      if (rows.empty()) return blocks_tensor(f.storage(), from, *b, shape, as);
+      Tensor copy = empty({bytes}, DType::U8);
+      const int64_t row = bytes / shape[0];
+      for (size_t r = 0; r < rows.size() && !dry_run(); ++r)
+        std::copy_n(from + rows[r] * row, row, copy.data + static_cast<int64_t>(r) * row);
+      return blocks_tensor(copy.storage, copy.data, *b, shape, as);
     }
     Tensor whole = f.get(p.source);
     if (expert >= 0) whole = whole.slice(expert, expert + 1);

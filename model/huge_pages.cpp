@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "engine/parallel.h"
+#include "engine/quant.h"
 
 namespace sutor {
 namespace {
@@ -40,10 +41,11 @@ int64_t move_to_huge_pages(Model& model) {
   parallel_for(static_cast<int64_t>(params.size()), 1, [&](int64_t lo, int64_t hi) {
     for (int64_t i = lo; i < hi; ++i) {
       Tensor& w = params[i]->value;
-      Tensor moved = wrap(all.storage, all.data + at[i], w.shape, w.dtype);
-      std::memcpy(moved.data, w.data, w.nbytes());
+      std::byte* to = all.data + at[i];
+      std::memcpy(to, w.data, w.nbytes());
+      Tensor there = moved(w, all.storage, to);
       forget_pages(w);
-      w = moved;
+      w = there;
     }
   });
   return bytes;

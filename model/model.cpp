@@ -59,7 +59,7 @@ std::unique_ptr<Model> make_model(const Config& config, WeightSource source) {
 
 void check_weight_type(const Tensor& t, const std::string& where, const std::string& name) {
   check(t.dtype == DType::F32 || t.dtype == DType::BF16 || t.dtype == DType::F16 ||
-            t.dtype == DType::NF4,
+            is_packed(t.dtype),
         "{}: {} is {}, supported: F32, BF16, F16, NF4", where, name, name_of(t.dtype));
 }
 

@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "engine/quant.h"
 #include "engine/random.h"
 #include "model/family.h"
 #include "model/names.h"
@@ -112,7 +113,7 @@ std::unique_ptr<Model> craft(Model& dense, const CraftOptions& opt, const std::s
   check_craftable(dense.config);
   for (const Param& p : dense.params.all())
     check(!p.lora && dense.folded.empty(), "{}: carries a LoRA; merge it first", p.name);
-  const DType type = dense.head().value.dtype;
+  const DType type = float_type(dense.head().value);
   auto source = [&](const std::string& name, const Shape& shape) {
     if (dense.params.has(name)) return dense.params.at(name).value;
     check(role_of(name).adapter, "{}: the dense model has no tensor {}", dense.config.where, name);

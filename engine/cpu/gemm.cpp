@@ -7,7 +7,7 @@
 #include <cstdlib>
 #include <memory>
 
-#include "engine/cpu/nf4.h"
+#include "engine/cpu/packed.h"
 
 namespace sutor::cpu {
 
@@ -82,19 +82,18 @@ int64_t group_of(int64_t panels, int64_t steps, int64_t products, int64_t sharer
 
 namespace {
 
-// The same for NF4, through pieces that stay in L1.
-void pack_nf4_group(const MicroKernels& mk, char* out, const Tensor& w, bool across, int64_t lines,
-                    int64_t p, int64_t first, int64_t n, bool is_b) {
-  constexpr int64_t kPiece = 256;  // of P, whole NF4 blocks where rows are
-  const Nf4Storage& nf4 = nf4_of(w);
+// The same for packed weights, through pieces that stay in L1.
+void unpack_group(const MicroKernels& mk, char* out, const Tensor& w, bool across, int64_t lines,
+                  int64_t p, int64_t first, int64_t n, bool is_b) {
+  constexpr int64_t kPiece = 256;  // of P, whole blocks where rows are
   int64_t steps = steps_of(mk, p), from = first * 32, cols = std::min(lines - from, n * 32);
-  char* piece = scratch(kNf4Slot, std::max(32 * kPiece, mk.step * n * 32) * 4);
+  char* piece = scratch(kPackedSlot, std::max(32 * kPiece, mk.step * n * 32) * 4);
   auto width = [&](int64_t i) { return std::min<int64_t>(32, cols - i * 32); };
   if (!across) {
     for (int64_t i = 0; i < n; ++i)
       for (int64_t k = 0; k < p; k += kPiece) {
         int64_t part = std::min(kPiece, p - k);
-        Rows rows = nf4_rows(mk, nf4, p, from + i * 32, width(i), k, part, piece);
+        Rows rows = packed_rows(mk, w, from + i * 32, width(i), k, part, piece);
         mk.pack_along(out + (i * steps * 2 + k / mk.step) * 1024, rows, 0, width(i), part, 0,
                       steps_of(mk, part), steps, is_b);
       }
@@ -102,7 +101,7 @@ void pack_nf4_group(const MicroKernels& mk, char* out, const Tensor& w, bool acr
   }
   for (int64_t s = 0; s < steps; ++s) {
     int64_t part = std::min<int64_t>(mk.step, p - s * mk.step);
-    Rows rows = nf4_rows(mk, nf4, lines, s * mk.step, part, from, cols, piece);
+    Rows rows = packed_rows(mk, w, s * mk.step, part, from, cols, piece);
     for (int64_t i = 0; i < n; ++i)
       mk.pack_across(out + (i * steps * 2 + s) * 1024, rows, i * 32, width(i), part, 0, 1, steps,
                      is_b);
@@ -115,8 +114,8 @@ char* pack_group(const MicroKernels& mk, int slot, const Tensor& weight, bool ac
                  int64_t p, int64_t first, int64_t n, bool is_b) {
   int64_t steps = steps_of(mk, p);
   char* out = scratch(slot, n * steps * 2048);
-  if (weight.dtype == DType::NF4) {
-    pack_nf4_group(mk, out, weight, across, lines, p, first, n, is_b);
+  if (is_packed(weight.dtype)) {
+    unpack_group(mk, out, weight, across, lines, p, first, n, is_b);
     return out;
   }
   Rows w = rows_of(weight);
@@ -137,9 +136,8 @@ char* pack_group(const MicroKernels& mk, int slot, const Tensor& weight, bool ac
 void dot_rows(const MicroKernels& mk, float* out, int64_t ld_out, const Tensor& w, int64_t row,
               int64_t n_rows, const float* x, int64_t ldx, int64_t n_x) {
   int64_t k = w.cols();
-  if (w.dtype != DType::NF4) return mk.dot(out, ld_out, rows_of(w), row, n_rows, x, ldx, n_x, k);
-  Rows rows = nf4_rows(mk, nf4_of(w), k, row, n_rows, 0, k, scratch(kNf4Slot, 4 * k * 4));
-  mk.dot(out, ld_out, rows, 0, n_rows, x, ldx, n_x, k);
+  if (!is_packed(w.dtype)) return mk.dot(out, ld_out, rows_of(w), row, n_rows, x, ldx, n_x, k);
+  packed_dot(mk, out, ld_out, w, row, n_rows, x, ldx, n_x, scratch(kPackedSlot, 4 * k * 4));
 }
 
 std::vector<float> rounded_rows(const MicroKernels& mk, const Tensor& x) {

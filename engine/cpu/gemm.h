@@ -23,7 +23,7 @@ inline Rows rows_of(const Tensor& t, const int32_t* index = nullptr) {
 // 64-byte aligned memory of the calling thread, at least `bytes`; valid until its next call with
 // this slot.
 char* scratch(int slot, int64_t bytes);
-constexpr int kSweepSlot = 7, kNf4Slot = 6;
+constexpr int kSweepSlot = 7, kPackedSlot = 6;
 
 // Packed panels of one operand, all of the same P.
 struct Panels {
@@ -80,11 +80,12 @@ void sweep(int64_t weights, int64_t tokens, int64_t steps, int64_t outs, F&& mul
 }
 
 // Packs panels [first, first + n) of a weight along or across into scratch; steps outside, so that
-// rows are read in order. NF4 is unpacked on the way.
+// rows are read in order. packed weights are unpacked on the way.
 char* pack_group(const MicroKernels& mk, int slot, const Tensor& w, bool across, int64_t lines,
                  int64_t p, int64_t first, int64_t n, bool is_b);
 
-// mk.dot() with rows [row, row + n_rows) of a weight, n_rows <= 4; NF4 is unpacked on the way.
+// mk.dot() with rows [row, row + n_rows) of a weight, n_rows <= 4; packed weights are unpacked on
+// the way.
 void dot_rows(const MicroKernels& mk, float* out, int64_t ld_out, const Tensor& w, int64_t row,
               int64_t n_rows, const float* x, int64_t ldx, int64_t n_x);
 

@@ -17,8 +17,7 @@ namespace sutor::cpu {
 void mla_decode_fwd(Ctx&, Tensor o, Tensor q, Tensor latent, Tensor pe, Tensor w, int heads,
                     float scale) {
   const MicroKernels& mk = micro_kernels(Compute::kF32);
-  if (w.dtype == DType::NF4)
-    w = cast(w, nf4_of(w).as);  // its columns of a head are read one by one
+  w = unpacked(w);  // columns of a head are read one by one
   int64_t L = latent.cols(), R = pe.cols(), S = latent.rows(), P = q.cols() - R, Dv = o.cols(),
           N = heads, n = q.rows() / N, ld = S + 4;
   int64_t work = n * ((P + Dv) * L + S * (2 * L + R));

@@ -4,6 +4,8 @@
 #include <cstring>
 
 #include "engine/backend.h"
+#include "engine/cpu/gemm.h"
+#include "engine/cpu/packed.h"
 #include "engine/cpu/rows.h"
 
 namespace sutor::cpu {
@@ -69,6 +71,17 @@ void embed_fwd(Ctx&, Tensor y, Tensor ids, Tensor w) {
   for (int64_t t = 0; t < ids.numel(); ++t)
     check(id[t] >= 0 && id[t] < w.dim(0), "token id {} at token {}: the vocabulary has {} ids",
           id[t], t, w.dim(0));
+  if (is_packed(w.dtype)) {
+    const MicroKernels& mk = micro_kernels(Compute::kF32);
+    by_rows(y.rows(), y.cols(), [&](int64_t t) {
+      char* to = scratch(kPackedSlot, y.cols() * 4);
+      const Rows row = packed_rows(mk, w, id[t], 1, 0, y.cols(), to);
+      for (int64_t h = 0; h < y.cols(); ++h)
+        y.row(t)[h] = row.dtype == DType::F32 ? reinterpret_cast<const float*>(to)[h]
+                                              : float(reinterpret_cast<const bf16*>(to)[h]);
+    });
+    return;
+  }
   visit_float(w.dtype, [&](auto zero) {
     const auto* table = w.as<decltype(zero)>();
     by_rows(y.rows(), y.cols(), [&](int64_t t) {

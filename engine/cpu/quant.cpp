@@ -8,7 +8,7 @@
 #include <iterator>
 
 #include "engine/cpu/isa.h"
-#include "engine/cpu/nf4.h"
+#include "engine/cpu/packed.h"
 #include "engine/cpu/quant_table.h"
 #include "engine/dry_run.h"
 #include "engine/parallel.h"
@@ -30,17 +30,6 @@ constexpr BlockFormat kFormats[] = {
 
 static_assert(std::size(kFormats) == cpu::kBlockTypes);
 static_assert(static_cast<int>(BlockType::Q6_K) + 1 == cpu::kBlockTypes);
-
-const cpu::QuantKernels& quant_kernels() {
-  switch (cpu::current_isa()) {
-    case cpu::Isa::kPortable:
-      return cpu::kQuantPortable;
-    case cpu::Isa::kAvx2:
-      return cpu::kQuantAvx2;
-    default:
-      return cpu::kQuantAvx512;
-  }
-}
 
 // y: out's elements; kernel: of its type.
 template <class T>
@@ -94,6 +83,17 @@ uint8_t nearest(const float (&map)[256], float x) {
 
 }  // namespace
 
+const cpu::QuantKernels& cpu::quant_kernels() {
+  switch (current_isa()) {
+    case Isa::kPortable:
+      return kQuantPortable;
+    case Isa::kAvx2:
+      return kQuantAvx2;
+    default:
+      return kQuantAvx512;
+  }
+}
+
 const BlockFormat* block_format(std::string_view name) {
   for (const BlockFormat& f : kFormats)
     if (f.name == name) return &f;
@@ -104,9 +104,9 @@ void unpack_blocks(const Tensor& out, const std::byte* in, BlockType type, const
   int i = static_cast<int>(type);
   const BlockFormat& f = kFormats[i];
   if (out.dtype == DType::F32)
-    unpack(out, out.f32(), in, f, rows, quant_kernels().to_f32[i]);
+    unpack(out, out.f32(), in, f, rows, cpu::quant_kernels().to_f32[i]);
   else
-    unpack(out, &out.as<bf16>()->bits, in, f, rows, quant_kernels().to_bf16[i]);
+    unpack(out, &out.as<bf16>()->bits, in, f, rows, cpu::quant_kernels().to_bf16[i]);
 }
 
 void unpack_nf4(const Tensor& out, const Nf4& in) {
@@ -121,12 +121,54 @@ Tensor nf4_tensor(Nf4 nf4, Shape shape, DType as) {
   return wrap(std::move(storage), data, std::move(shape), DType::NF4);
 }
 
+Tensor blocks_tensor(std::shared_ptr<Storage> owner, const void* data, const BlockFormat& format,
+                     Shape shape, DType as) {
+  check(!shape.empty() && shape.back() % format.elements == 0, "{} is not rows of blocks of {}",
+        to_string(shape), format.elements);
+  auto storage = std::make_shared<BlockStorage>();
+  storage->as = as;
+  storage->owner = std::move(owner);
+  storage->format = &format;
+  // Never written: is_packed() tensors are read by kernels and unpacked, no more.
+  return wrap(std::move(storage), const_cast<void*>(data), std::move(shape), DType::BLOCKS);
+}
+
 const Nf4Storage& nf4_of(const Tensor& t) {
   check(t.dtype == DType::NF4, "a tensor of type {} is not packed as NF4", name_of(t.dtype));
   return static_cast<const Nf4Storage&>(*t.storage);
 }
 
-Tensor unpacked(const Tensor& t) { return t.dtype == DType::NF4 ? cast(t, nf4_of(t).as) : t; }
+const BlockStorage& blocks_of(const Tensor& t) {
+  check(t.dtype == DType::BLOCKS, "a tensor of type {} is not in blocks", name_of(t.dtype));
+  return static_cast<const BlockStorage&>(*t.storage);
+}
+
+std::string_view type_name(const Tensor& t) {
+  return t.dtype == DType::BLOCKS ? blocks_of(t).format->name : name_of(t.dtype);
+}
+
+DType float_type(const Tensor& t) {
+  return is_packed(t.dtype) ? static_cast<const PackedStorage&>(*t.storage).as : t.dtype;
+}
+
+Tensor unpacked(const Tensor& t) { return is_packed(t.dtype) ? cast(t, float_type(t)) : t; }
+
+void unpack(const Tensor& out, const Tensor& packed) {
+  if (packed.dtype == DType::NF4) return unpack_nf4(out, nf4_of(packed).nf4);
+  unpack_blocks(out, packed.data, blocks_of(packed).format->type);
+}
+
+Tensor first_blocks(const Tensor& t, int64_t n) {
+  const BlockStorage& b = blocks_of(t);
+  const int64_t block = b.format->elements,
+                m = (std::min(n, t.numel()) + block - 1) / block * block;
+  return unpacked(blocks_tensor(b.owner, t.data, *b.format, {1, m}, b.as));
+}
+
+Tensor moved(const Tensor& t, std::shared_ptr<Storage> owner, void* data) {
+  if (t.dtype != DType::BLOCKS) return wrap(std::move(owner), data, t.shape, t.dtype);
+  return blocks_tensor(std::move(owner), data, *blocks_of(t).format, t.shape, float_type(t));
+}
 
 Nf4 pack_nf4(const Tensor& w) {
   Nf4 out;
@@ -138,7 +180,7 @@ Nf4 pack_nf4(const Tensor& w) {
   out.scale = empty({groups});
   out.absmax = empty({blocks}, DType::U8);
   if (dry_run()) return out;
-  const Tensor values = w.contiguous() ? w : clone(w);
+  const Tensor values = unpacked(w.contiguous() ? w : clone(w));
   std::copy(std::begin(ref::kNf4), std::end(ref::kNf4), out.code.f32());
   Tensor absmax = empty({blocks});
   auto* q = out.packed.as<uint8_t>();

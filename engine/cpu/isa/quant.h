@@ -4,6 +4,7 @@
 // or always inlined, so that no AVX copy of a function can be picked by the linker for a machine
 // without AVX.
 
+#include "engine/cpu/isa/quant_dot.h"
 #include "engine/cpu/quant_table.h"
 #include "engine/ref/quant.h"
 
@@ -53,7 +54,7 @@ void to_bf16(uint16_t* y, const uint8_t* blocks, int64_t n) {
 template <class... B>
 constexpr QuantKernels table_of() {
   static_assert(sizeof...(B) == kBlockTypes);
-  return {{to_f32<B>...}, {to_bf16<B>...}};
+  return {{to_f32<B>...}, {to_bf16<B>...}, {dot<B>...}};
 }
 
 constexpr QuantKernels quant_table() {

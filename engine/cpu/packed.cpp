@@ -1,0 +1,133 @@
+#include "engine/cpu/packed.h"
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+
+#include "engine/cpu/quant_table.h"
+
+namespace sutor::cpu {
+namespace {
+
+// Codes of elements [from, from + n), which lie in one block and start and end between bytes.
+void expand(const MicroKernels& mk, const Nf4Storage& w, float scale, const uint8_t* codes,
+            int64_t n, bf16* out) {
+  mk.nf4(out, codes, n / 2, w.nf4.code.f32(), scale);
+}
+void expand(const MicroKernels&, const Nf4Storage& w, float scale, const uint8_t* codes, int64_t n,
+            float* out) {
+  float value[16];
+  for (int c = 0; c < 16; ++c) {
+    value[c] = w.nf4.code.f32()[c] * scale;
+    if (w.as == DType::F16) value[c] = static_cast<float>(static_cast<_Float16>(value[c]));
+  }
+  for (int64_t i = 0; i < n; i += 2) {
+    out[i] = value[codes[i / 2] >> 4];
+    out[i + 1] = value[codes[i / 2] & 15];
+  }
+}
+
+// Elements [from, from + n) of the flat weight.
+template <class T>
+void run(const MicroKernels& mk, const Nf4Storage& w, int64_t from, int64_t n, T* out) {
+  const auto* codes = w.nf4.packed.as<uint8_t>();
+  int64_t bytes = w.nf4.packed.numel();
+  for (int64_t end = from + n; from < end;) {
+    int64_t block = from / w.nf4.block, stop = std::min(end, (block + 1) * w.nf4.block);
+    float scale = nf4_absmax(w.nf4, block);
+    constexpr int64_t kPiece = 64;
+    for (; from < stop;) {
+      int64_t m = std::min(kPiece, stop - from);
+      if (from % 2 == 0 && m % 2 == 0) {
+        expand(mk, w, scale, codes + from / 2, m, out);
+      } else {  // an end inside a byte
+        T piece[kPiece + 2];
+        int64_t first = from / 2, last = std::min(bytes, (from + m + 1) / 2);
+        expand(mk, w, scale, codes + first, 2 * (last - first), piece);
+        std::memcpy(static_cast<void*>(out), piece + from % 2, m * sizeof(T));
+      }
+      from += m;
+      out += m;
+    }
+  }
+}
+
+template <class T>
+Rows unpack(const MicroKernels& mk, const Nf4Storage& w, int64_t width, int64_t row, int64_t n,
+            int64_t col, int64_t cols, void* to) {
+  T* out = static_cast<T*>(to);
+  if (cols == width) {
+    run(mk, w, row * width, n * width, out);
+  } else {
+    for (int64_t r = 0; r < n; ++r) run(mk, w, (row + r) * width + col, cols, out + r * cols);
+  }
+  return {to, dtype_of<T>(), cols, nullptr};
+}
+
+// Weights of `n` blocks side by side.
+void blocks(const BlockStorage& w, const uint8_t* from, int64_t n, bf16* to) {
+  quant_kernels().to_bf16[static_cast<int>(w.format->type)](&to->bits, from, n);
+}
+void blocks(const BlockStorage& w, const uint8_t* from, int64_t n, float* to) {
+  quant_kernels().to_f32[static_cast<int>(w.format->type)](to, from, n);
+}
+
+// Columns [col, col + cols) of a row of blocks; a window may begin and end inside one.
+template <class T>
+void window(const BlockStorage& w, const uint8_t* row, int64_t col, int64_t cols, T* to) {
+  const int64_t size = w.format->elements, bytes = w.format->bytes, end = col + cols;
+  T one[256];
+  while (col < end) {
+    const int64_t block = col / size, inside = col % size;
+    if (inside == 0 && end - col >= size) {
+      const int64_t whole = (end - col) / size;
+      blocks(w, row + block * bytes, whole, to);
+      col += whole * size;
+      to += whole * size;
+      continue;
+    }
+    const int64_t n = std::min(size - inside, end - col);
+    blocks(w, row + block * bytes, 1, one);
+    std::memcpy(static_cast<void*>(to), one + inside, n * sizeof(T));
+    col += n;
+    to += n;
+  }
+}
+
+template <class T>
+Rows unpack_window(const Tensor& w, int64_t row, int64_t n, int64_t col, int64_t cols, void* to) {
+  const BlockStorage& b = blocks_of(w);
+  const int64_t row_bytes = w.cols() / b.format->elements * b.format->bytes;
+  const auto* from = reinterpret_cast<const uint8_t*>(w.data) + row * row_bytes;
+  T* out = static_cast<T*>(to);
+  for (int64_t r = 0; r < n; ++r) window(b, from + r * row_bytes, col, cols, out + r * cols);
+  return {to, dtype_of<T>(), cols, nullptr};
+}
+
+}  // namespace
+
+Rows packed_rows(const MicroKernels& mk, const Tensor& w, int64_t row, int64_t n, int64_t col,
+                 int64_t cols, void* to) {
+  const bool narrow = float_type(w) == DType::BF16;
+  if (w.dtype == DType::BLOCKS)
+    return narrow ? unpack_window<bf16>(w, row, n, col, cols, to)
+                  : unpack_window<float>(w, row, n, col, cols, to);
+  const Nf4Storage& nf4 = nf4_of(w);
+  return narrow ? unpack<bf16>(mk, nf4, w.cols(), row, n, col, cols, to)
+                : unpack<float>(mk, nf4, w.cols(), row, n, col, cols, to);
+}
+
+void packed_dot(const MicroKernels& mk, float* out, int64_t ld_out, const Tensor& w, int64_t row,
+                int64_t n_rows, const float* x, int64_t ldx, int64_t n_x, void* to) {
+  const int64_t k = w.cols();
+  if (w.dtype == DType::BLOCKS) {
+    const BlockFormat& f = *blocks_of(w).format;
+    const int64_t row_bytes = k / f.elements * f.bytes;
+    const auto* rows = reinterpret_cast<const uint8_t*>(w.data) + row * row_bytes;
+    return quant_kernels().dot[static_cast<int>(f.type)](out, ld_out, rows, row_bytes, n_rows, x,
+                                                         ldx, n_x, k);
+  }
+  mk.dot(out, ld_out, packed_rows(mk, w, row, n_rows, 0, k, to), 0, n_rows, x, ldx, n_x, k);
+}
+
+}  // namespace sutor::cpu
