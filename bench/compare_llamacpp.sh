@@ -22,8 +22,8 @@ print(json.dumps({"engine": sys.argv[1], "model": sys.argv[2], "work": sys.argv[
   done
 }
 sutor() { # NAME WEIGHTS MODEL
-  # llama-bench decodes from an empty cache: so does this, but for one token.
-  for work in "prefill 512 1" "decode 1 128"; do
+  # llama-bench decodes from an empty cache: so does this, but for two tokens.
+  for work in "prefill 512 2" "decode 2 128"; do
     set -- "$1" "$2" "$3" $work
     "$SUTOR" bench infer "$3" --seq "$5" --max-tokens "$6" --repeats 3 --dtype bf16 --threads "$THREADS" --weights "$2" --json |
       python3 -c 'import json, sys

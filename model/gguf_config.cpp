@@ -193,8 +193,10 @@ void deepseek(const Meta& m, Json& j) {
   j["qk_nope_head_dim"] = mla("attention.key_length") - rope;
   j["v_head_dim"] = mla("attention.value_length");
   j["kv_lora_rank"] = m.number("attention.kv_lora_rank");
+  // 0 is absent to llama.cpp as well.
   j["q_lora_rank"] = nullptr;
-  if (m.has("attention.q_lora_rank")) j["q_lora_rank"] = m.number("attention.q_lora_rank");
+  if (m.has("attention.q_lora_rank") && m.number("attention.q_lora_rank") != 0)
+    j["q_lora_rank"] = m.number("attention.q_lora_rank");
   j["num_key_value_heads"] = j["num_attention_heads"];
   experts(m, j, "n_routed_experts");
   j["n_shared_experts"] = m.has("expert_shared_count") ? m.number("expert_shared_count") : 0;

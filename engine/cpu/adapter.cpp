@@ -167,7 +167,7 @@ struct Forward : Adapter {
     float l[kDecodeTokens][4], a[4];
     for (int64_t r = u.first * 16; r < end; r += 4) {
       int64_t m = std::min<int64_t>(4, end - r);
-      dot_rows(mk, l[0], 4, w.down[u.expert], r, m, xs, hidden, n);
+      dot_rows(mk, l[0], 4, w.down[u.expert], r, m, 1, xs, hidden, n);
       for (int64_t j = 0; j < n; ++j) {
         rows.gelu(a, l[j], m);
         for (int64_t i = 0; i < m; ++i) {
@@ -190,7 +190,7 @@ struct Forward : Adapter {
         float out[kDecodeTokens][4];
         for (int64_t r = lo; r < end; r += 4) {
           int64_t m = std::min<int64_t>(4, end - r);
-          dot_rows(mk, out[0], 4, w.up[e], r, m, act.row(base), act.ld, n);
+          dot_rows(mk, out[0], 4, w.up[e], r, m, 1, act.row(base), act.ld, n);
           for (int64_t j = 0; j < n; ++j)
             mk.axpy(y.row(plan.token[base + j]) + r, out[j], share(base + j), m);
         }

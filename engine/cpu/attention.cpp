@@ -79,7 +79,7 @@ void decode(const Attend& a, const Tensor& o, const Tensor& lse) {
                              row = i * a.heads + g * a.group() + h;
                      for (int64_t j = 0; j < n; j += 4)
                        a.mk.dot(s + j, n + 16, keys, j, std::min<int64_t>(4, n - j), a.q.row(row),
-                                a.q.ld, m, a.d);
+                                a.q.ld, m, a.d, 4 * keys.ld);
                      for (int64_t r = 0; r < m; ++r) {
                        float* p = s + r * (n + 16);
                        float top = *std::max_element(p, p + n) * a.scale;

@@ -134,10 +134,17 @@ char* pack_group(const MicroKernels& mk, int slot, const Tensor& weight, bool ac
 }
 
 void dot_rows(const MicroKernels& mk, float* out, int64_t ld_out, const Tensor& w, int64_t row,
-              int64_t n_rows, const float* x, int64_t ldx, int64_t n_x) {
+              int64_t n_rows, int64_t apart, const float* x, int64_t ldx, int64_t n_x) {
   int64_t k = w.cols();
-  if (!is_packed(w.dtype)) return mk.dot(out, ld_out, rows_of(w), row, n_rows, x, ldx, n_x, k);
-  packed_dot(mk, out, ld_out, w, row, n_rows, x, ldx, n_x, scratch(kPackedSlot, 4 * k * 4));
+  if (is_packed(w.dtype)) {
+    packed_dot(mk, out, ld_out, w, row, n_rows, apart, x, ldx, n_x,
+               scratch(kPackedSlot, 4 * k * 4));
+    return;
+  }
+  Rows rows = rows_of(w);
+  rows.data = w.data + row * w.ld * size_of(w.dtype);
+  rows.ld = apart * w.ld;
+  mk.dot(out, ld_out, rows, 0, n_rows, x, ldx, n_x, k, apart == 1 ? 4 * w.ld : w.ld);
 }
 
 std::vector<float> rounded_rows(const MicroKernels& mk, const Tensor& x) {

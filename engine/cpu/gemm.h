@@ -84,10 +84,19 @@ void sweep(int64_t weights, int64_t tokens, int64_t steps, int64_t outs, F&& mul
 char* pack_group(const MicroKernels& mk, int slot, const Tensor& w, bool across, int64_t lines,
                  int64_t p, int64_t first, int64_t n, bool is_b);
 
-// mk.dot() with rows [row, row + n_rows) of a weight, n_rows <= 4; packed weights are unpacked on
-// the way.
+// mk.dot() with n_rows <= 4 rows of a weight, `row` and on, each `apart` rows after the one before;
+// packed weights are unpacked on the way.
 void dot_rows(const MicroKernels& mk, float* out, int64_t ld_out, const Tensor& w, int64_t row,
-              int64_t n_rows, const float* x, int64_t ldx, int64_t n_x);
+              int64_t n_rows, int64_t apart, const float* x, int64_t ldx, int64_t n_x);
+
+// Rows [lo, hi) four at a time, a quarter of them apart: fn(row, n_rows, apart). Each of the four
+// is then read on and on, which memory gives faster than rows of a few KB here and there.
+template <class F>
+void in_quarters(int64_t lo, int64_t hi, F&& fn) {
+  const int64_t quarter = (hi - lo) / 4;
+  for (int64_t i = 0; i < quarter; ++i) fn(lo + i, int64_t{4}, quarter);
+  if (const int64_t rest = lo + 4 * quarter; rest < hi) fn(rest, hi - rest, int64_t{1});
+}
 
 // x as f32 rows, rounded as the GEMM rounds its operands (the decode path).
 std::vector<float> rounded_rows(const MicroKernels& mk, const Tensor& x);

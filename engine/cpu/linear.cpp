@@ -28,15 +28,15 @@ void decode(const MicroKernels& mk, const Tensor& y, const Tensor& x, const Tens
   int64_t tokens = y.rows(), n = y.cols(), k = x.cols();
   if (tokens == 0) return;
   auto xs = rounded_rows(mk, x);
-  parallel_for(ceil_div(n, 16), grain_of(16 * k * tokens), [&](int64_t lo, int64_t hi) {
+  const int64_t grain = std::max(grain_of(16 * k * tokens), ceil_div(n, 64 * num_threads()));
+  parallel_for(ceil_div(n, 16), grain, [&](int64_t lo, int64_t hi) {
     float out[kDecodeTokens][4];
-    for (int64_t r = lo * 16; r < std::min(n, hi * 16); r += 4) {
-      int64_t rows = std::min<int64_t>(4, n - r);
-      dot_rows(mk, out[0], 4, w, r, rows, xs.data(), k, tokens);
+    in_quarters(lo * 16, std::min(n, hi * 16), [&](int64_t r, int64_t rows, int64_t apart) {
+      dot_rows(mk, out[0], 4, w, r, rows, apart, xs.data(), k, tokens);
       for (int64_t t = 0; t < tokens; ++t)
         for (int64_t i = 0; i < rows; ++i)
-          y.row(t)[r + i] = out[t][i] + (bias ? bias[r + i] : 0.0f);
-    }
+          y.row(t)[r + i * apart] = out[t][i] + (bias ? bias[r + i * apart] : 0.0f);
+    });
   });
 }
 

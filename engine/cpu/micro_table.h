@@ -49,9 +49,10 @@ struct MicroKernels {
                   const float* bias);
   // y[i][j] (+)= c[i][j]
   void (*store)(float* y, int64_t ld, const float* c, int64_t rows, int64_t cols, bool add);
-  // out[m][r] = <w row r, x row m> for r < 4, m < n_x <= 4: the decode path
+  // out[m][r] = <w row r, x row m> for r < 4, m < n_x <= 4: the decode path. What comes `next`
+  // elements after each row is wanted next.
   void (*dot)(float* out, int64_t ld_out, const Rows& w, int64_t row, int64_t n_rows,
-              const float* x, int64_t ldx, int64_t n_x, int64_t k);
+              const float* x, int64_t ldx, int64_t n_x, int64_t k, int64_t next);
   // out[2i], out[2i + 1] = bf16(code[high nibble of byte i] * scale), of the low nibble
   void (*nf4)(bf16* out, const uint8_t* bytes, int64_t n, const float* code, float scale);
   void (*swiglu)(float* a, const float* g, const float* u, int64_t n);  // a = silu(g) u

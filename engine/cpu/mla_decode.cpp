@@ -45,8 +45,8 @@ void mla_decode_fwd(Ctx&, Tensor o, Tensor q, Tensor latent, Tensor pe, Tensor w
         }
         for (int64_t j = 0; j < S; j += 4) {
           int64_t rows = std::min<int64_t>(4, S - j);
-          mk.dot(&s[j], ld, rows_of(latent), j, rows, u.data(), L, m, L);
-          mk.dot(part[0], 4, rows_of(pe), j, rows, query(0) + P, N * q.ld, m, R);
+          mk.dot(&s[j], ld, rows_of(latent), j, rows, u.data(), L, m, L, 4 * latent.ld);
+          mk.dot(part[0], 4, rows_of(pe), j, rows, query(0) + P, N * q.ld, m, R, 4 * pe.ld);
           for (int64_t i = 0; i < m; ++i)
             for (int64_t r = 0; r < rows; ++r) s[i * ld + j + r] += part[i][r];
         }
@@ -60,7 +60,7 @@ void mla_decode_fwd(Ctx&, Tensor o, Tensor q, Tensor latent, Tensor pe, Tensor w
             if (j < seen(i)) mk.axpy(&z[i * L], latent.row(j), s[i * ld + j], L);
         for (int64_t d = 0; d < Dv; d += 4) {
           int64_t rows = std::min<int64_t>(4, Dv - d);
-          mk.dot(part[0], 4, rows_of(w), base + P + d, rows, z.data(), L, m, L);
+          mk.dot(part[0], 4, rows_of(w), base + P + d, rows, z.data(), L, m, L, 4 * w.ld);
           for (int64_t i = 0; i < m; ++i)
             for (int64_t r = 0; r < rows; ++r)
               o.row((first + i) * N + h)[d + r] = part[i][r] / sum[i];

@@ -58,19 +58,19 @@ struct Forward {
     const Tensor &w1 = w.gate[u.expert], &w3 = w.up[u.expert];
     int64_t end = std::min<int64_t>(plan.inter, (u.first + u.count) * 32);
     float g[kDecodeTokens][4], v[kDecodeTokens][4], a[4];
-    for (int64_t r = u.first * 32; r < end; r += 4) {
-      int64_t m = std::min<int64_t>(4, end - r);
-      dot_rows(mk, g[0], 4, w1, r, m, xs, h, n);
-      dot_rows(mk, v[0], 4, w3, r, m, xs, h, n);
+    in_quarters(u.first * 32, end, [&](int64_t r, int64_t m, int64_t apart) {
+      dot_rows(mk, g[0], 4, w1, r, m, apart, xs, h, n);
+      dot_rows(mk, v[0], 4, w3, r, m, apart, xs, h, n);
       for (int64_t j = 0; j < n; ++j) {
         mk.swiglu(a, g[j], v[j], m);
         for (int64_t i = 0; i < m; ++i) {
-          act.row(base + j)[r + i] = mk.rounds ? float(bf16(a[i])) : a[i];
-          if (gate) gate.row(base + j)[r + i] = g[j][i];
-          if (up) up.row(base + j)[r + i] = v[j][i];
+          const int64_t at = r + i * apart;
+          act.row(base + j)[at] = mk.rounds ? float(bf16(a[i])) : a[i];
+          if (gate) gate.row(base + j)[at] = g[j][i];
+          if (up) up.row(base + j)[at] = v[j][i];
         }
       }
-    }
+    });
   }
 
   void down(const MoeUnit& u) {
@@ -78,9 +78,12 @@ struct Forward {
     const Tensor& w2 = w.down[u.expert];
     if (small(u.expert)) {
       int64_t end = std::min<int64_t>(plan.hidden, (u.first + u.count) * 32);
-      for (int64_t r = u.first * 32; r < end; r += 4)
-        dot_rows(mk, rows.row(base) + r, rows.ld, w2, r, std::min<int64_t>(4, end - r),
-                 act.row(base), act.ld, n);
+      float out[kDecodeTokens][4];
+      in_quarters(u.first * 32, end, [&](int64_t r, int64_t m, int64_t apart) {
+        dot_rows(mk, out[0], 4, w2, r, m, apart, act.row(base), act.ld, n);
+        for (int64_t j = 0; j < n; ++j)
+          for (int64_t i = 0; i < m; ++i) rows.row(base + j)[r + i * apart] = out[j][i];
+      });
       return;
     }
     const char* p2 = pack_group(mk, 0, w2, false, plan.hidden, plan.inter, u.first, u.count, false);
@@ -124,10 +127,16 @@ void moe_ffn_fwd(Ctx& ctx, Tensor y, Tensor gate, Tensor up, Tensor x, Tensor we
   auto all = [](int64_t) { return true; };
   int64_t h_steps = steps_of(mk, plan.hidden), i_steps = steps_of(mk, plan.inter);
   int64_t work = pairs * plan.hidden * plan.inter;
-  for_units(plan.units(plan.inter, group_of(panels_of(plan.inter), h_steps, 2, plan.active), all),
-            2 * work, [&](const MoeUnit& u) { f.gate_up(u); });
-  for_units(plan.units(plan.hidden, group_of(panels_of(plan.hidden), i_steps, 1, plan.active), all),
-            work, [&](const MoeUnit& u) { f.down(u); });
+  // Nothing but dot products: long units, which memory likes, but four or more a thread.
+  auto group = [&](int64_t lines, int64_t steps, int64_t products) {
+    const int64_t panels = panels_of(lines);
+    if (any_large) return group_of(panels, steps, products, plan.active);
+    return ceil_div(panels, ceil_div(4 * num_threads(), std::max<int64_t>(1, plan.active)));
+  };
+  for_units(plan.units(plan.inter, group(plan.inter, h_steps, 2), all), 2 * work,
+            [&](const MoeUnit& u) { f.gate_up(u); });
+  for_units(plan.units(plan.hidden, group(plan.hidden, i_steps, 1), all), work,
+            [&](const MoeUnit& u) { f.down(u); });
   moe_combine(mk, plan, y, f.rows, weight, false);
 }
 

@@ -118,16 +118,21 @@ Rows packed_rows(const MicroKernels& mk, const Tensor& w, int64_t row, int64_t n
 }
 
 void packed_dot(const MicroKernels& mk, float* out, int64_t ld_out, const Tensor& w, int64_t row,
-                int64_t n_rows, const float* x, int64_t ldx, int64_t n_x, void* to) {
+                int64_t n_rows, int64_t apart, const float* x, int64_t ldx, int64_t n_x, void* to) {
   const int64_t k = w.cols();
   if (w.dtype == DType::BLOCKS) {
     const BlockFormat& f = *blocks_of(w).format;
     const int64_t row_bytes = k / f.elements * f.bytes;
     const auto* rows = reinterpret_cast<const uint8_t*>(w.data) + row * row_bytes;
-    return quant_kernels().dot[static_cast<int>(f.type)](out, ld_out, rows, row_bytes, n_rows, x,
-                                                         ldx, n_x, k);
+    return quant_kernels().dot[static_cast<int>(f.type)](out, ld_out, rows, apart * row_bytes,
+                                                         apart == 1 ? 4 * row_bytes : row_bytes,
+                                                         n_rows, x, ldx, n_x, k);
   }
-  mk.dot(out, ld_out, packed_rows(mk, w, row, n_rows, 0, k, to), 0, n_rows, x, ldx, n_x, k);
+  const int64_t bytes = k * size_of(float_type(w) == DType::BF16 ? DType::BF16 : DType::F32);
+  Rows rows = packed_rows(mk, w, row, 1, 0, k, to);
+  for (int64_t r = 1; r < n_rows; ++r)
+    packed_rows(mk, w, row + r * apart, 1, 0, k, static_cast<char*>(to) + r * bytes);
+  mk.dot(out, ld_out, rows, 0, n_rows, x, ldx, n_x, k, 0);
 }
 
 }  // namespace sutor::cpu

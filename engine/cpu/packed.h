@@ -20,9 +20,9 @@ inline float nf4_absmax(const Nf4& w, int64_t block) {
 Rows packed_rows(const MicroKernels& mk, const Tensor& w, int64_t row, int64_t n, int64_t col,
                  int64_t cols, void* to);
 
-// mk.dot() with rows [row, row + n_rows) of a packed weight, n_rows <= 4. The weights of
+// mk.dot() with n_rows <= 4 rows of a packed weight, `apart` rows from one to the next. Those of
 // blocks are not rounded to bf16 on the way. `to`: as above, for whole rows.
 void packed_dot(const MicroKernels& mk, float* out, int64_t ld_out, const Tensor& w, int64_t row,
-                int64_t n_rows, const float* x, int64_t ldx, int64_t n_x, void* to);
+                int64_t n_rows, int64_t apart, const float* x, int64_t ldx, int64_t n_x, void* to);
 
 }  // namespace sutor::cpu

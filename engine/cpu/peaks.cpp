@@ -54,7 +54,7 @@ Peaks measure_peaks() {
     parallel_for(kRows / 4, 64, [&](int64_t lo, int64_t hi) {
       float out[4];
       for (int64_t r = lo; r < hi; ++r)
-        f32.dot(out, 4, rows_of(memory), r * 4, 4, x.f32(), kCols, 1, kCols);
+        f32.dot(out, 4, rows_of(memory), r * 4, 4, x.f32(), kCols, 1, kCols, 4 * kCols);
     });
   });
   peaks.read_gbps = 1e-9 * static_cast<double>(memory.nbytes()) / t;

@@ -15,10 +15,12 @@ struct QuantKernels {
   void (*to_f32[kBlockTypes])(float* y, const uint8_t* blocks, int64_t n);
   // the same, rounded to bf16
   void (*to_bf16[kBlockTypes])(uint16_t* y, const uint8_t* blocks, int64_t n);
-  // out[i * ld_out + r] = row r . x[i] for n_rows <= 4 rows of blocks, `row_bytes` apart, and n_x
-  // rows of x; k elements, the weights not rounded (quant_dot.h)
-  void (*dot[kBlockTypes])(float* out, int64_t ld_out, const uint8_t* rows, int64_t row_bytes,
-                           int64_t n_rows, const float* x, int64_t ldx, int64_t n_x, int64_t k);
+  // out[i * ld_out + r] = row r . x[i] for n_rows <= 4 rows of blocks, `apart` bytes from one to
+  // the next, and n_x rows of x; k elements, the weights not rounded (quant_dot.h). What comes
+  // `next` bytes after each row is wanted next.
+  void (*dot[kBlockTypes])(float* out, int64_t ld_out, const uint8_t* rows, int64_t apart,
+                           int64_t next, int64_t n_rows, const float* x, int64_t ldx, int64_t n_x,
+                           int64_t k);
 };
 
 extern const QuantKernels kQuantPortable, kQuantAvx2, kQuantAvx512;

@@ -164,8 +164,8 @@ inline typename V::V load_weights(const S* p) {
   }
 }
 
-// The four rows after these come next: `next` elements further on. What the caches fetch by
-// themselves ends with each row.
+// What lies `next` elements further on is fetched already: what the caches fetch by themselves ends
+// with each row, or lags.
 template <class V, bool kRound, class S, int M>
 inline void dot_rows(float* out, int64_t ld_out, const S* const* w, int64_t n_rows, int64_t next,
                      const float* x, int64_t ldx, int64_t k) {
@@ -201,31 +201,31 @@ inline void dot_rows(float* out, int64_t ld_out, const S* const* w, int64_t n_ro
 
 template <class V, bool kRound, class S>
 void dot_typed(float* out, int64_t ld_out, const Rows& src, int64_t row, int64_t n_rows,
-               const float* x, int64_t ldx, int64_t n_x, int64_t k) {
+               const float* x, int64_t ldx, int64_t n_x, int64_t k, int64_t next) {
   const S* w[4];
   for (int64_t r = 0; r < 4; ++r) w[r] = row_of<S>(src, row + (r < n_rows ? r : n_rows - 1));
   switch (n_x) {
     case 1:
-      return dot_rows<V, kRound, S, 1>(out, ld_out, w, n_rows, 4 * src.ld, x, ldx, k);
+      return dot_rows<V, kRound, S, 1>(out, ld_out, w, n_rows, next, x, ldx, k);
     case 2:
-      return dot_rows<V, kRound, S, 2>(out, ld_out, w, n_rows, 4 * src.ld, x, ldx, k);
+      return dot_rows<V, kRound, S, 2>(out, ld_out, w, n_rows, next, x, ldx, k);
     case 3:
-      return dot_rows<V, kRound, S, 3>(out, ld_out, w, n_rows, 4 * src.ld, x, ldx, k);
+      return dot_rows<V, kRound, S, 3>(out, ld_out, w, n_rows, next, x, ldx, k);
     default:
-      return dot_rows<V, kRound, S, 4>(out, ld_out, w, n_rows, 4 * src.ld, x, ldx, k);
+      return dot_rows<V, kRound, S, 4>(out, ld_out, w, n_rows, next, x, ldx, k);
   }
 }
 
 template <class V, bool kRound>
 void dot(float* out, int64_t ld_out, const Rows& w, int64_t row, int64_t n_rows, const float* x,
-         int64_t ldx, int64_t n_x, int64_t k) {
+         int64_t ldx, int64_t n_x, int64_t k, int64_t next) {
   switch (w.dtype) {
     case DType::BF16:
-      return dot_typed<V, kRound, bf16>(out, ld_out, w, row, n_rows, x, ldx, n_x, k);
+      return dot_typed<V, kRound, bf16>(out, ld_out, w, row, n_rows, x, ldx, n_x, k, next);
     case DType::F16:
-      return dot_typed<V, kRound, f16>(out, ld_out, w, row, n_rows, x, ldx, n_x, k);
+      return dot_typed<V, kRound, f16>(out, ld_out, w, row, n_rows, x, ldx, n_x, k, next);
     case DType::F32:
-      return dot_typed<V, kRound, float>(out, ld_out, w, row, n_rows, x, ldx, n_x, k);
+      return dot_typed<V, kRound, float>(out, ld_out, w, row, n_rows, x, ldx, n_x, k, next);
     default:  // loaders refuse other types
       __builtin_trap();
   }

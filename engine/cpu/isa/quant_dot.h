@@ -173,18 +173,18 @@ struct BlockDot<ref::Q6_K> {
 
 // QuantKernels::dot. Four rows at a time, so that a piece of x is loaded once for all.
 template <class B>
-void dot(float* out, int64_t ld_out, const uint8_t* rows, int64_t row_bytes, int64_t n_rows,
-         const float* x, int64_t ldx, int64_t n_x, int64_t k) {
+void dot(float* out, int64_t ld_out, const uint8_t* rows, int64_t apart, int64_t next,
+         int64_t n_rows, const float* x, int64_t ldx, int64_t n_x, int64_t k) {
   const uint8_t* w[4];
-  for (int64_t r = 0; r < 4; ++r) w[r] = rows + (r < n_rows ? r : n_rows - 1) * row_bytes;
+  for (int64_t r = 0; r < 4; ++r) w[r] = rows + (r < n_rows ? r : n_rows - 1) * apart;
   for (int64_t i = 0; i < n_x; ++i) {
     const float* xi = x + i * ldx;
     Floats sum[4] = {};
     for (int64_t j = 0, at = 0; j < k; j += B::kElements, at += B::kBytes) {
 #pragma GCC unroll 4
       for (int r = 0; r < 4; ++r) {
-        for (int64_t line = 0; line < B::kBytes; line += 64)  // the next four rows
-          __builtin_prefetch(w[r] + at + line + 4 * row_bytes, 0, 2);
+        for (int64_t line = 0; line < B::kBytes; line += 64)
+          __builtin_prefetch(w[r] + at + line + next, 0, 2);
         sum[r] += BlockDot<B>::of(w[r] + at, xi + j);
       }
     }
