@@ -21,7 +21,7 @@ namespace sutor {
 namespace fs = std::filesystem;
 namespace {
 
-// One learning rate for all, not yet searched method by method (at 3e-3 PESC learns well).
+// Learning rates: the best mean task score of 1e-3, 3e-3 and 1e-2 for either method (seed 100).
 // Trained parameters: 8 adapters of 16 and the router in 5 layers with LoRA of rank 8: 399360;
 // LoRA of rank 22 alone: 401280, 0.5 % more. Both LoRA are scaled by 2.
 struct Method {

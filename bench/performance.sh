@@ -21,7 +21,9 @@ run layer layer --repeats "$REPEATS" --dtype bf16
 run fusion fusion --repeats "$REPEATS" --dtype bf16
 if [ $# -eq 2 ]; then
   run train train "$1" --method esft --experts "$2" --batch 1 --seq 512 --repeats "$REPEATS" --dtype bf16
-  run infer infer "$1" --seq 512 --max-tokens 64 --repeats 3 --dtype bf16
+  run infer infer "$1" --seq 512 --max-tokens 64 --repeats "$REPEATS" --dtype bf16
+  "$SUTOR" quantize "$1" --out "$work/nf4" --quiet >&2
+  run infer-nf4 infer "$work/nf4" --seq 512 --max-tokens 64 --repeats "$REPEATS" --dtype bf16
 fi
 commit=$(git -C "$here" rev-parse --short HEAD 2>/dev/null || echo unknown)
 python3 - "$work" "$commit" "$THREADS" >"$work/performance.md" <<'PYTHON'
@@ -68,6 +70,7 @@ if load("train"):
     print("## A whole model\n\n`sutor bench train` and `infer`; recomputation does not count as useful.\n")
     rows = [(r["what"], f"{r['tokens_per_s']:.0f}", f"{r['gflops']:.0f}", pct(r["of_gemm_peak"]), pct(r["of_memory_peak"]), f"{1e-9 * r['peak_bytes']:.2f}")
             for j in (load("train"), load("infer")) for r in j["rows"]]
+    rows += [(r["what"] + ", NF4", f"{r['tokens_per_s']:.0f}", f"{r['gflops']:.0f}", pct(r["of_gemm_peak"]), pct(r["of_memory_peak"]), f"{1e-9 * r['peak_bytes']:.2f}") for r in load("infer-nf4")["rows"]]
     table(["what", "tokens/s", "GFLOP/s", "% of GEMM peak", "% of memory peak", "peak GB"], rows)
 PYTHON
 mv "$work/performance.md" "$OUT"

@@ -5,11 +5,17 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <filesystem>
 #include <fstream>
 
 #include "engine/quant.h"
 #include "io/safetensors.h"
+#include "io/safetensors_writer.h"
 #include "io/tokenizer.h"
+#include "model/checkpoint.h"
 #include "model/gguf.h"
 #include "model/model.h"
 #include "model/trace.h"
@@ -93,6 +99,70 @@ TEST_CASE("gguf: whole models equal their hub folders") {
       return Tensor{};
     };
     CHECK(same_bits(logits(*a), logits(*b)));
+  }
+}
+
+// Q8_0 of every linear: the largest code is 127.
+Tensor as_q8_0(const Tensor& weight, DType as) {
+  const Tensor w = cast(weight, DType::F32);
+  const BlockFormat& f = *block_format("Q8_0");
+  Tensor bytes = empty({w.numel() / f.elements, f.bytes}, DType::U8);
+  for (int64_t b = 0; b < bytes.rows(); ++b) {
+    const float* x = w.f32() + b * f.elements;
+    float top = 0;
+    for (int64_t i = 0; i < f.elements; ++i) top = std::max(top, std::abs(x[i]));
+    const auto d = static_cast<_Float16>(top / 127);
+    const auto half = std::bit_cast<uint16_t>(d);
+    auto* to = reinterpret_cast<int8_t*>(bytes.data + b * f.bytes);
+    std::copy_n(reinterpret_cast<const int8_t*>(&half), 2, to);
+    for (int64_t i = 0; i < f.elements; ++i)
+      to[2 + i] = top == 0 ? int8_t{0}
+                           : static_cast<int8_t>(std::clamp(
+                                 std::round(x[i] / static_cast<float>(d)), -127.0f, 127.0f));
+  }
+  return blocks_tensor(bytes.storage, bytes.data, f, w.shape, as);
+}
+
+TEST_CASE("gguf: a model in blocks is the model of the unpacked weights") {
+  Folder f;
+  f.file("c.json", R"({"model_type": "llama", "vocab_size": 70, "hidden_size": 64,
+    "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "rms_norm_eps": 1e-5, "max_position_embeddings": 64})");
+  REQUIRE(run(f, "init " + (f / "c.json") + " --out " + (f / "m")).code == 0);
+  const std::string hub = f / "m";
+  Tensor ids = empty({2, 40}, DType::I64);
+  for (int64_t i = 0; i < ids.numel(); ++i) ids.as<int64_t>()[i] = i * i % 70;
+  save_safetensors(f / "ids.safetensors", {{"input_ids", ids}, {"labels", ids}});
+  Checkpoint golden = Checkpoint::open(f / "ids.safetensors");
+  for (Compute compute : {Compute::kF32, Compute::kBF16}) {
+    auto packed = load_model(hub), plain = load_model(hub);
+    int n = 0;
+    for (Param& p : packed->params.all()) {
+      if (p.value.shape.size() != 2 || p.value.cols() % 32 != 0) continue;
+      p.value = as_q8_0(p.value, compute == Compute::kF32 ? DType::F32 : DType::BF16);
+      plain->params.at(p.name).value = unpacked(p.value);
+      ++n;
+    }
+    CHECK(n == 16);
+    Ctx ctx = cpu_context(compute);
+    auto traced = [&](Model& model) {
+      TraceRequest all;
+      all.grads = true;
+      model.params.freeze_all();
+      model.params.train("model.layers.0.*");
+      return trace_model(ctx, model, golden, all);
+    };
+    const NamedTensors a = traced(*packed), b = traced(*plain);
+    REQUIRE(a.size() == b.size());
+    for (size_t i = 0; i < a.size(); ++i) {
+      CAPTURE(a[i].first);
+      CHECK(same_bits(a[i].second, b[i].second));
+    }
+    std::filesystem::remove_all(f / "out");
+    write_model(f / "out", *packed, hub);  // what is written is unpacked
+    auto again = load_model(f / "out");
+    for (const Param& p : plain->params.all())
+      CHECK(same_bits(cast(again->params.at(p.name).value, DType::F32), cast(p.value, DType::F32)));
   }
 }
 

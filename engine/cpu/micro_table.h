@@ -55,6 +55,11 @@ struct MicroKernels {
               const float* x, int64_t ldx, int64_t n_x, int64_t k, int64_t next);
   // out[2i], out[2i + 1] = bf16(code[high nibble of byte i] * scale), of the low nibble
   void (*nf4)(bf16* out, const uint8_t* bytes, int64_t n, const float* code, float scale);
+  // out[m][r] = <row r, x row m> for n_rows <= 4 rows of NF4 codes, `apart` bytes from one to the
+  // next, of blocks of 64 (k is whole blocks) with scales[r][k / 64]; the weights are not rounded
+  void (*nf4_dot)(float* out, int64_t ld_out, const uint8_t* codes, int64_t apart, int64_t n_rows,
+                  const float* scales, const float* code, const float* x, int64_t ldx, int64_t n_x,
+                  int64_t k);
   void (*swiglu)(float* a, const float* g, const float* u, int64_t n);  // a = silu(g) u
   // z = dL/da before the gate weight; overwrites g, u with their gradients, z with weight * a;
   // returns <z, a>

@@ -128,6 +128,17 @@ void packed_dot(const MicroKernels& mk, float* out, int64_t ld_out, const Tensor
                                                          apart == 1 ? 4 * row_bytes : row_bytes,
                                                          n_rows, x, ldx, n_x, k);
   }
+  const Nf4Storage& nf4 = nf4_of(w);
+  if (k % 64 == 0 && nf4.nf4.block % 64 == 0 && nf4.as != DType::F16) {
+    auto* scales = static_cast<float*>(to);
+    const int64_t blocks = k / 64;
+    for (int64_t r = 0; r < n_rows; ++r)
+      for (int64_t b = 0; b < blocks; ++b)
+        scales[r * blocks + b] =
+            nf4_absmax(nf4.nf4, ((row + r * apart) * k + b * 64) / nf4.nf4.block);
+    return mk.nf4_dot(out, ld_out, nf4.nf4.packed.as<uint8_t>() + row * k / 2, apart * k / 2,
+                      n_rows, scales, nf4.nf4.code.f32(), x, ldx, n_x, k);
+  }
   const int64_t bytes = k * size_of(float_type(w) == DType::BF16 ? DType::BF16 : DType::F32);
   Rows rows = packed_rows(mk, w, row, 1, 0, k, to);
   for (int64_t r = 1; r < n_rows; ++r)

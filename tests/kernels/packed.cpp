@@ -20,6 +20,11 @@ Tensor packed(Random& rnd, int64_t rows, int64_t cols, DType as) {
 
 bool same(const Tensor& a, const Tensor& b) { return doubles(a) == doubles(b); }
 
+// Up to the rounding of the weights to bf16, which dot products leave out.
+bool close(const Tensor& a, const Tensor& b) {
+  return distance(doubles(a), doubles(b), Compute::kF32) < 4e-3;
+}
+
 }  // namespace
 
 TEST_CASE("nf4: linear reads packed weights as unpacked ones") {
@@ -37,7 +42,8 @@ TEST_CASE("nf4: linear reads packed weights as unpacked ones") {
         Tensor y = empty({p.tokens, p.n}), want = empty(y.shape);
         cpu::linear_fwd(ctx, y, x, q, {});
         cpu::linear_fwd(ctx, want, x, w, {});
-        CHECK(same(y, want));
+        const bool rounds = p.tokens > cpu::kDecodeTokens || p.k % 64 != 0 || as == DType::F16;
+        CHECK((rounds ? same(y, want) : close(y, want)));
         Tensor dx = zeros({p.tokens, p.k}), dx_want = zeros(dx.shape);
         cpu::linear_bwd(ctx, dx, {}, {}, dy, {}, q);
         cpu::linear_bwd(ctx, dx_want, {}, {}, dy, {}, w);
@@ -78,7 +84,9 @@ TEST_CASE("nf4: experts read packed weights as unpacked ones") {
         return std::vector<Tensor>{y, gate, up, dx, dweight};
       };
       std::vector<Tensor> got = run(q), want = run(w);
-      for (size_t i = 0; i < got.size(); ++i) CHECK(same(got[i], want[i]));
+      const bool rounds = p.hidden % 64 != 0 && p.inter % 64 != 0;
+      for (size_t i = 0; i < got.size(); ++i)
+        CHECK((rounds ? same(got[i], want[i]) : close(got[i], want[i])));
     });
   }
 }
@@ -129,8 +137,8 @@ TEST_CASE("blocks: linear and embedding read packed weights as unpacked ones") {
           cpu::linear_fwd(ctx, y, x, q, {});
           cpu::linear_fwd(ctx, want, x, w, {});
           if (exact)
-            CHECK(distance(doubles(y), doubles(want), Compute::kF32) <
-                  (as == DType::F32 && compute == Compute::kF32 ? 1e-5 : 1e-2));
+            CHECK((close(y, want) && (as == DType::BF16 || compute == Compute::kBF16 ||
+                                      distance(doubles(y), doubles(want), compute) < 1e-5)));
           else
             CHECK(same(y, want));
           Tensor dx = zeros({p.tokens, p.k}), dx_want = zeros(dx.shape);
