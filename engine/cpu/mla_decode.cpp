@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "engine/cpu/gemm.h"
+#include "engine/cpu/packed.h"
 #include "engine/quant.h"
 
 namespace sutor::cpu {
@@ -17,7 +18,6 @@ namespace sutor::cpu {
 void mla_decode_fwd(Ctx&, Tensor o, Tensor q, Tensor latent, Tensor pe, Tensor w, int heads,
                     float scale) {
   const MicroKernels& mk = micro_kernels(Compute::kF32);
-  w = unpacked(w);  // columns of a head are read one by one
   int64_t L = latent.cols(), R = pe.cols(), S = latent.rows(), P = q.cols() - R, Dv = o.cols(),
           N = heads, n = q.rows() / N, ld = S + 4;
   int64_t work = n * ((P + Dv) * L + S * (2 * L + R));
@@ -26,8 +26,14 @@ void mla_decode_fwd(Ctx&, Tensor o, Tensor q, Tensor latent, Tensor pe, Tensor w
     float part[kDecodeTokens][4], sum[kDecodeTokens];
     auto weight_row = [&](int64_t r) -> const float* {
       if (w.dtype == DType::F32) return w.row(r);
-      visit_float(w.dtype, [&](auto t) {
-        const auto* src = w.as<decltype(t)>() + r * w.ld;
+      const void* at = w.data + (is_packed(w.dtype) ? 0 : r * w.ld * size_of(w.dtype));
+      if (is_packed(w.dtype))
+        at = packed_rows(mk, w, r, 1, 0, L, scratch(kPackedSlot, 4 * L * 4)).data;
+      // What is unpacked to F16 is float here.
+      const DType type =
+          is_packed(w.dtype) && float_type(w) != DType::BF16 ? DType::F32 : float_type(w);
+      visit_float(type, [&](auto t) {
+        const auto* src = static_cast<const decltype(t)*>(at);
         for (int64_t l = 0; l < L; ++l) row[l] = float(src[l]);
       });
       return row.data();
@@ -60,7 +66,7 @@ void mla_decode_fwd(Ctx&, Tensor o, Tensor q, Tensor latent, Tensor pe, Tensor w
             if (j < seen(i)) mk.axpy(&z[i * L], latent.row(j), s[i * ld + j], L);
         for (int64_t d = 0; d < Dv; d += 4) {
           int64_t rows = std::min<int64_t>(4, Dv - d);
-          mk.dot(part[0], 4, rows_of(w), base + P + d, rows, z.data(), L, m, L, 4 * w.ld);
+          dot_rows(mk, part[0], 4, w, base + P + d, rows, 1, z.data(), L, m);
           for (int64_t i = 0; i < m; ++i)
             for (int64_t r = 0; r < rows; ++r)
               o.row((first + i) * N + h)[d + r] = part[i][r] / sum[i];

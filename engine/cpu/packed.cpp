@@ -64,6 +64,22 @@ Rows unpack(const MicroKernels& mk, const Nf4Storage& w, int64_t width, int64_t 
   return {to, dtype_of<T>(), cols, nullptr};
 }
 
+// The scales of runs [first, first + n) of 64 weights; a block is one run or more.
+void nf4_scales(const Nf4& w, int64_t first, int64_t n, float* to) {
+  if (w.block != 64 || w.absmax.dtype != DType::U8) {
+    for (int64_t i = 0; i < n; ++i) to[i] = nf4_absmax(w, (first + i) * 64 / w.block);
+    return;
+  }
+  const auto* code = w.absmax.as<uint8_t>() + first;
+  const float* map = w.map.f32();
+  for (int64_t i = 0; i < n;) {  // as far as the next nested block
+    const int64_t nested = (first + i) / w.nested_block,
+                  end = std::min(n, (nested + 1) * w.nested_block - first);
+    const float scale = w.scale.f32()[nested];
+    for (; i < end; ++i) to[i] = map[code[i]] * scale + w.offset;
+  }
+}
+
 // Weights of `n` blocks side by side.
 void blocks(const BlockStorage& w, const uint8_t* from, int64_t n, bf16* to) {
   quant_kernels().to_bf16[static_cast<int>(w.format->type)](&to->bits, from, n);
@@ -133,9 +149,7 @@ void packed_dot(const MicroKernels& mk, float* out, int64_t ld_out, const Tensor
     auto* scales = static_cast<float*>(to);
     const int64_t blocks = k / 64;
     for (int64_t r = 0; r < n_rows; ++r)
-      for (int64_t b = 0; b < blocks; ++b)
-        scales[r * blocks + b] =
-            nf4_absmax(nf4.nf4, ((row + r * apart) * k + b * 64) / nf4.nf4.block);
+      nf4_scales(nf4.nf4, (row + r * apart) * blocks, blocks, scales + r * blocks);
     return mk.nf4_dot(out, ld_out, nf4.nf4.packed.as<uint8_t>() + row * k / 2, apart * k / 2,
                       n_rows, scales, nf4.nf4.code.f32(), x, ldx, n_x, k);
   }

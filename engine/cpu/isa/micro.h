@@ -152,13 +152,11 @@ inline void nf4(bf16* out, const uint8_t* bytes, int64_t n, const float* code, f
   }
 }
 
-// Sum of value[code] x over a block of 64.
-inline float nf4_block(const uint8_t* codes, const float* code, const float* x) {
 #ifdef __AVX2__
-  // Lane i takes its nibble to the bottom; two tables of 8 are looked up by its low three bits and
-  // its fourth picks one.
+// code[nibble] x over a block of 64, in lanes. Lane i takes its nibble to the bottom; two tables of
+// 8 are looked up by its low three bits and its fourth picks one.
+inline __m256 nf4_block(const uint8_t* codes, __m256 low, __m256 high, const float* x) {
   const __m256i shift = _mm256_setr_epi32(4, 0, 12, 8, 20, 16, 28, 24);
-  const __m256 low = _mm256_loadu_ps(code), high = _mm256_loadu_ps(code + 8);
   __m256 sum[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
 #pragma GCC unroll 8
   for (int i = 0; i < 8; ++i) {
@@ -170,34 +168,54 @@ inline float nf4_block(const uint8_t* codes, const float* code, const float* x) 
                                       _mm256_castsi256_ps(_mm256_slli_epi32(nibble, 28)));
     sum[i % 2] = _mm256_fmadd_ps(w, _mm256_loadu_ps(x + 8 * i), sum[i % 2]);
   }
-  const __m256 all = _mm256_add_ps(sum[0], sum[1]);
-  __m128 s = _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1));
-  s = _mm_add_ps(s, _mm_movehl_ps(s, s));
-  return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
-#else
-  float sum = 0;
-  for (int i = 0; i < 32; ++i)
-    sum += code[codes[i] >> 4] * x[2 * i] + code[codes[i] & 15] * x[2 * i + 1];
-  return sum;
-#endif
+  return _mm256_add_ps(sum[0], sum[1]);
 }
+#endif
 
 inline void nf4_dot(float* out, int64_t ld_out, const uint8_t* codes, int64_t apart, int64_t n_rows,
                     const float* scales, const float* code, const float* x, int64_t ldx,
                     int64_t n_x, int64_t k) {
   const int64_t blocks = k / 64;
+  const uint8_t* row[4];
+  const float* scale[4];
+  for (int64_t r = 0; r < 4; ++r) {
+    const int64_t from = r < n_rows ? r : n_rows - 1;
+    row[r] = codes + from * apart;
+    scale[r] = scales + from * blocks;
+  }
   for (int64_t m = 0; m < n_x; ++m) {
-    float sum[4] = {};
-    const uint8_t* row[4];
-    for (int64_t r = 0; r < 4; ++r) row[r] = codes + (r < n_rows ? r : n_rows - 1) * apart;
+    const float* xm = x + m * ldx;
+#ifdef __AVX2__
+    const __m256 low = _mm256_loadu_ps(code), high = _mm256_loadu_ps(code + 8);
+    __m256 sum[4] = {_mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps(),
+                     _mm256_setzero_ps()};
     for (int64_t b = 0; b < blocks; ++b)
 #pragma GCC unroll 4
       for (int r = 0; r < 4; ++r) {
         if (b % 2 == 0) __builtin_prefetch(row[r] + b * 32 + k / 2, 0, 2);
-        sum[r] += scales[(r < n_rows ? r : n_rows - 1) * blocks + b] *
-                  nf4_block(row[r] + b * 32, code, x + m * ldx + b * 64);
+        sum[r] = _mm256_fmadd_ps(_mm256_broadcast_ss(scale[r] + b),
+                                 nf4_block(row[r] + b * 32, low, high, xm + b * 64), sum[r]);
       }
-    for (int64_t r = 0; r < n_rows; ++r) out[m * ld_out + r] = sum[r];
+    for (int64_t r = 0; r < n_rows; ++r) {
+      float lane[8], all = 0;
+      _mm256_storeu_ps(lane, sum[r]);
+      for (float l : lane) all += l;
+      out[m * ld_out + r] = all;
+    }
+#else
+    for (int64_t r = 0; r < n_rows; ++r) {
+      float all = 0;
+      for (int64_t b = 0; b < blocks; ++b) {
+        float sum = 0;
+        for (int64_t i = 0; i < 32; ++i) {
+          const uint8_t two = row[r][b * 32 + i];
+          sum += code[two >> 4] * xm[b * 64 + 2 * i] + code[two & 15] * xm[b * 64 + 2 * i + 1];
+        }
+        all += scale[r][b] * sum;
+      }
+      out[m * ld_out + r] = all;
+    }
+#endif
   }
 }
 
