@@ -44,7 +44,8 @@ print(f"""# Performance
 
 Written by `bench/performance.sh`; every figure is a share of what the same machine did in the same minutes.
 {cpu}, kernels {k['kernels']}, {k['threads']} threads, commit {commit}, `--dtype bf16`; medians. Useful multiply-adds alone count.
-The GEMM peak is the micro-kernel on a panel in the first-level cache; memory is read by the decode path's dot product.
+The GEMM peak is the micro-kernel on a panel in the first-level cache; memory is read by the decode path's dot product. Peaks are measured before the
+rows under them: where a machine's pace changes within minutes, as in a shared one, shares move by a third and can pass 100.
 
 ## Kernels
 
