@@ -193,7 +193,7 @@ int quantise_frozen(Model& model) {
 NamedTensors packed_nf4(const std::string& name, const Tensor& weight) {
   const bool is_packed = weight.dtype == DType::NF4;
   const Nf4 p = is_packed ? nf4_of(weight).nf4 : packed_finite(name, weight);
-  const DType type = is_packed ? nf4_of(weight).as : weight.dtype;
+  const DType type = float_type(weight);
   check(p.absmax.dtype == DType::U8, "{}: is NF4 without double quantisation", name);
   const char* dtype = nullptr;
   for (const Type& t : kTypes)

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "engine/quant.h"
 #include "io/file.h"
 #include "model/checkpoint.h"
 #include "model/lora.h"
@@ -22,7 +23,7 @@ Nf4Folder write_nf4_folder(const std::string& dir, Model& model, const std::stri
       out.packed += p.value.numel();
       continue;
     }
-    tensors.emplace_back(p.name, p.value);
+    tensors.emplace_back(p.name, unpacked(p.value));
     out.kept += p.value.numel();
     std::string module = p.name.substr(0, p.name.rfind('.'));
     module = module.substr(module.rfind('.') + 1);

@@ -12,12 +12,14 @@
 #include <fstream>
 
 #include "engine/quant.h"
+#include "io/file.h"
 #include "io/safetensors.h"
 #include "io/safetensors_writer.h"
 #include "io/tokenizer.h"
 #include "model/checkpoint.h"
 #include "model/gguf.h"
 #include "model/model.h"
+#include "model/nf4_folder.h"
 #include "model/trace.h"
 #include "tests/command.h"
 #include "tests/corruption.h"
@@ -163,6 +165,11 @@ TEST_CASE("gguf: a model in blocks is the model of the unpacked weights") {
     auto again = load_model(f / "out");
     for (const Param& p : plain->params.all())
       CHECK(same_bits(cast(again->params.at(p.name).value, DType::F32), cast(p.value, DType::F32)));
+    for (auto [model, name] : {std::pair{packed.get(), "q"}, {plain.get(), "p"}}) {
+      std::filesystem::remove_all(f / name);
+      write_nf4_folder(f / name, *model, hub);
+    }
+    CHECK(read_file(f / "q" + "/model.safetensors") == read_file(f / "p" + "/model.safetensors"));
   }
 }
 
