@@ -12,6 +12,9 @@ here=$(cd "$(dirname "$0")" && pwd)
 : "${LLAMA_BENCH:?a llama-bench}" "${SUTOR:=$here/../build/sutor}" "${ROUNDS:=3}" "${THREADS:=2}"
 results=$1
 shift
+for file in "$LLAMA_BENCH" "$SUTOR" "$@"; do
+  [ -f "$file" ] || { echo "no file $file" >&2; exit 1; }
+done
 llama() { # NAME MODE MODEL
   for work in "prefill 512 0" "decode 0 128"; do
     set -- "$1" "$2" "$3" $work

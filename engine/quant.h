@@ -49,7 +49,7 @@ struct BlockStorage : PackedStorage {
   bool mapped() const override { return owner->mapped(); }
 };
 Tensor nf4_tensor(Nf4 nf4, Shape shape, DType as);
-// Rows of whole blocks at `data`.
+// [R,C] whose rows are whole blocks (else an error) at `data`, one after the other; not copied.
 Tensor blocks_tensor(std::shared_ptr<Storage> owner, const void* data, const BlockFormat& format,
                      Shape shape, DType as);
 const Nf4Storage& nf4_of(const Tensor& t);

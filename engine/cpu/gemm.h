@@ -80,7 +80,7 @@ void sweep(int64_t weights, int64_t tokens, int64_t steps, int64_t outs, F&& mul
 }
 
 // Packs panels [first, first + n) of a weight along or across into scratch; steps outside, so that
-// rows are read in order. packed weights are unpacked on the way.
+// rows are read in order. Packed weights are unpacked on the way.
 char* pack_group(const MicroKernels& mk, int slot, const Tensor& w, bool across, int64_t lines,
                  int64_t p, int64_t first, int64_t n, bool is_b);
 
