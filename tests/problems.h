@@ -1,7 +1,9 @@
 #pragma once
 // The shapes that every implementation of the matrix kernels is held to, and that the benchmark
-// walks. The long ones are worked off in several runs of P with more than eight panels of sums held
-// (engine/cpu/gemm.h, sweep) on every machine: 4200 are more than 128 tiles of 32.
+// walks. Some are wide enough for packing in runs (608) and fit the kernels that read weights as
+// they lie (multiples of 32). The long ones are worked off in several runs of P with more than
+// eight panels of sums held (engine/cpu/gemm.h, sweep) on every machine: 4200 are more than 128
+// tiles of 32.
 
 #include <cstdint>
 
@@ -29,6 +31,7 @@ inline constexpr Moe kMoe[] = {
     {7, 64, 48, 8, 3, Routing::kSkewed},        {40, 131, 20, 4, 1, Routing::kOneExpert},
     {65, 48, 131, 5, 2, Routing::kSkewed},      {96, 64, 64, 6, 4, Routing::kRandom},
     {270, 4200, 34, 3, 1, Routing::kOneExpert}, {270, 34, 4200, 3, 1, Routing::kOneExpert},
+    {70, 608, 40, 3, 1, Routing::kOneExpert},   {70, 48, 608, 3, 1, Routing::kOneExpert},
 };
 
 // The expert of token t's k-th place.

@@ -133,6 +133,48 @@ char* pack_group(const MicroKernels& mk, int slot, const Tensor& weight, bool ac
   return out;
 }
 
+int64_t wide_run(int64_t panels) {
+  return std::clamp<int64_t>(l2_bytes() / 2 / 2048 / panels, 4, 16);
+}
+
+void pack_run(const MicroKernels& mk, char* out, const Tensor& w, int64_t s0, int64_t run,
+              int64_t lines, int64_t first, int64_t n) {
+  const int64_t from = first * 32, cols = std::min(lines - from, n * 32), end = w.dim(0);
+  Rows rows = rows_of(w);
+  char* piece = is_packed(w.dtype) ? scratch(kPackedSlot, mk.step * n * 32 * 4) : nullptr;
+  for (int64_t s = 0; s < run; ++s) {  // rows in order, each read whole
+    const int64_t row = (s0 + s) * mk.step, part = std::min<int64_t>(mk.step, end - row);
+    if (piece)
+      rows = packed_rows(mk, w, row, part, from, cols, piece);
+    else
+      rows.data = w.data + (row * w.ld + from) * size_of(w.dtype);
+    for (int64_t i = 0; i < n; ++i)
+      mk.pack_across(out + (i * run * 2 + s) * 1024, rows, i * 32,
+                     std::min<int64_t>(32, cols - i * 32), part, 0, 1, run, true);
+  }
+}
+
+Tiles LinePanels::at(int64_t i, int64_t t, int64_t lines, int64_t s0) const {
+  Tiles x = first;
+  x.at = static_cast<const char*>(first.at) + i * panel + s0 * x.next;
+  x.lines = static_cast<int>(lines);
+  if (as_they_lie() && tokens > 1) {  // with one, memory is read as fast as it can be
+    x.fetch_lines = static_cast<int>(ceil_div(32, tokens));
+    x.fetch = static_cast<const char*>(x.at) + panel + t * x.fetch_lines * x.row;
+  }
+  return x;
+}
+
+LinePanels line_panels(const MicroKernels& mk, int slot, const Tensor& w, int64_t first, int64_t n,
+                       int64_t tokens) {
+  constexpr int64_t kFew = 8;  // panels of tokens: from there on packing costs less than it gives
+  int64_t lines = w.dim(0), p = w.cols(), steps = steps_of(mk, p), row = w.ld * 2;
+  if (mk.direct && tokens <= kFew && w.dtype == DType::BF16 && lines % 16 == 0 && p % mk.step == 0)
+    return {{w.data + first * 32 * row, 16 * row, 32, row, 64}, 32 * row, tokens};
+  return {tiles(pack_group(mk, slot, w, false, lines, p, first, n, false), steps), steps * 2048,
+          tokens};
+}
+
 void dot_rows(const MicroKernels& mk, float* out, int64_t ld_out, const Tensor& w, int64_t row,
               int64_t n_rows, int64_t apart, const float* x, int64_t ldx, int64_t n_x) {
   int64_t k = w.cols();

@@ -54,7 +54,17 @@ int64_t group_of(int64_t panels, int64_t steps, int64_t products = 1, int64_t sh
 // multiply(w, t, s0, n, c, accumulate) adds tiles [s0, s0 + n) into the `outs` blocks at c;
 // done(w, t, c) takes them, and may change them.
 template <class F, class G>
-void sweep(int64_t weights, int64_t tokens, int64_t steps, int64_t outs, F&& multiply, G&& done) {
+void sweep(int64_t weights, int64_t tokens, int64_t steps, int64_t outs, F&& multiply, G&& done,
+           bool as_they_lie = false) {
+  if (as_they_lie) {  // weights come from memory: all products with a panel of them at once
+    auto* c = reinterpret_cast<float*>(scratch(kSweepSlot, outs * 4096));
+    for (int64_t w = 0; w < weights; ++w)
+      for (int64_t t = 0; t < tokens; ++t) {
+        multiply(w, t, int64_t{0}, steps, c, false);
+        done(w, t, c);
+      }
+    return;
+  }
   int64_t run = run_of(steps);
   if (run >= steps) {
     auto* c = reinterpret_cast<float*>(scratch(kSweepSlot, outs * 4096));
@@ -83,6 +93,29 @@ void sweep(int64_t weights, int64_t tokens, int64_t steps, int64_t outs, F&& mul
 // rows are read in order. Packed weights are unpacked on the way.
 char* pack_group(const MicroKernels& mk, int slot, const Tensor& w, bool across, int64_t lines,
                  int64_t p, int64_t first, int64_t n, bool is_b);
+
+// For few tokens, whose products wait for the weight W [P, lines] to come from memory: panels
+// [first, first + n) of its columns as the operand B, packed a run of P at a time, so that rows are
+// read in long pieces and the packed run stays in L2. multiply(i, t, tile of i, s0, run, c,
+// accumulate) and done(i, t, c) as in sweep(), over `tokens` <= kWideTokens panels.
+constexpr int64_t kWideTokens = 8;
+int64_t wide_run(int64_t panels);
+void pack_run(const MicroKernels& mk, char* out, const Tensor& w, int64_t s0, int64_t run,
+              int64_t lines, int64_t first, int64_t n);
+
+// Panels [first, first + n) of a weight's rows as the operand A of a sweep over `tokens` panels:
+// packed into scratch, or read as they lie where the kernel can and the tokens are too few for
+// packing to pay.
+struct LinePanels {
+  Tiles first;     // of the first panel
+  int64_t panel;   // bytes from one to the next
+  int64_t tokens;  // panels
+  bool as_they_lie() const { return first.row != 64; }
+  // Panel i for token panel t, which fetches its share of the next panel.
+  Tiles at(int64_t i, int64_t t, int64_t lines, int64_t s0) const;
+};
+LinePanels line_panels(const MicroKernels& mk, int slot, const Tensor& w, int64_t first, int64_t n,
+                       int64_t tokens);
 
 // mk.dot() with n_rows <= 4 rows of a weight, `row` and on, each `apart` rows after the one before;
 // packed weights are unpacked on the way.

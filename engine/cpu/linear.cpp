@@ -56,14 +56,14 @@ void forward(const MicroKernels& mk, const Tensor& y, const Panels& xp, const Te
   parallel_for(ceil_div(panels_of(n), group), grain, [&](int64_t lo, int64_t hi) {
     for (int64_t unit = lo; unit < hi; ++unit) {
       int64_t first = unit * group, count = std::min(group, panels_of(n) - first);
-      const char* wp = pack_group(mk, kWeights, w, false, n, k, first, count, false);
+      LinePanels wp = line_panels(mk, kWeights, w, first, count, panels_of(tokens));
       const char* up =
           lora ? pack_group(mk, kFactor, lora->factor, false, n, lora->rank, first, count, false)
                : nullptr;
       sweep(
           count, panels_of(tokens), steps, 1,
           [&](int64_t i, int64_t t, int64_t s0, int64_t run, float* c, bool more) {
-            mk.block(c, tiles(wp + i * xp.bytes(), steps, width(first + i, n), s0),
+            mk.block(c, wp.at(i, t, width(first + i, n), s0),
                      tiles(xp.at(t), steps, width(t, tokens), s0), run, more);
           },
           [&](int64_t i, int64_t t, float* c) {
@@ -75,7 +75,8 @@ void forward(const MicroKernels& mk, const Tensor& y, const Panels& xp, const Te
             }
             mk.store_t(y.row(t * 32) + col, y.ld, c, width(first + i, n), width(t, tokens),
                        bias ? bias + col : nullptr);
-          });
+          },
+          wp.as_they_lie());
     }
   });
 }

@@ -22,16 +22,16 @@ struct Forward {
   void gate_up(const MoeUnit& u) {
     if (small(u.expert)) return gate_up_small(u);
     const Tensor &w1 = w.gate[u.expert], &w3 = w.up[u.expert];
-    const char* p1 = pack_group(mk, 0, w1, false, plan.inter, plan.hidden, u.first, u.count, false);
-    const char* p3 = pack_group(mk, 1, w3, false, plan.inter, plan.hidden, u.first, u.count, false);
     int64_t base = plan.first(u.expert), n = plan.count(u.expert), steps = xp.steps;
+    LinePanels p1 = line_panels(mk, 0, w1, u.first, u.count, panels_of(n)),
+               p3 = line_panels(mk, 1, w3, u.first, u.count, panels_of(n));
     auto lines = [&](int64_t i) { return line_width(u.first + i, plan.inter); };
     sweep(
         u.count, panels_of(n), steps, 2,
         [&](int64_t i, int64_t t, int64_t s0, int64_t run, float* c, bool more) {
           Tiles tokens = tiles(xp.at(plan.panel[u.expert] + t), steps, line_width(t, n), s0);
-          mk.block(c, tiles(p1 + i * xp.bytes(), steps, lines(i), s0), tokens, run, more);
-          mk.block(c + 1024, tiles(p3 + i * xp.bytes(), steps, lines(i), s0), tokens, run, more);
+          mk.block(c, p1.at(i, t, lines(i), s0), tokens, run, more);
+          mk.block(c + 1024, p3.at(i, t, lines(i), s0), tokens, run, more);
         },
         [&](int64_t i, int64_t t, const float* c) {
           const float *g = c, *v = c + 1024;
@@ -44,7 +44,8 @@ struct Forward {
           mk.pack_across(ap.at(plan.panel[u.expert] + t) + s * 1024, {a, DType::F32, 32, nullptr},
                          0, 32, 32, 0, std::min<int64_t>(32 / mk.step, ap.steps - s), ap.steps,
                          true);
-        });
+        },
+        p1.as_they_lie());
   }
 
   void gate_up_small(const MoeUnit& u) {
@@ -86,19 +87,20 @@ struct Forward {
       });
       return;
     }
-    const char* p2 = pack_group(mk, 0, w2, false, plan.hidden, plan.inter, u.first, u.count, false);
+    LinePanels p2 = line_panels(mk, 0, w2, u.first, u.count, panels_of(n));
     int64_t steps = ap.steps;
     auto lines = [&](int64_t i) { return line_width(u.first + i, plan.hidden); };
     sweep(
         u.count, panels_of(n), steps, 1,
         [&](int64_t i, int64_t t, int64_t s0, int64_t run, float* c, bool more) {
-          mk.block(c, tiles(p2 + i * ap.bytes(), steps, lines(i), s0),
+          mk.block(c, p2.at(i, t, lines(i), s0),
                    tiles(ap.at(plan.panel[u.expert] + t), steps, line_width(t, n), s0), run, more);
         },
         [&](int64_t i, int64_t t, const float* c) {
           mk.store_t(rows.row(base + t * 32) + (u.first + i) * 32, rows.ld, c, lines(i),
                      line_width(t, n), nullptr);
-        });
+        },
+        p2.as_they_lie());
   }
 };
 

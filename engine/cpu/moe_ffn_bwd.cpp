@@ -9,6 +9,71 @@
 #include "engine/cpu/moe_plan.h"
 
 namespace sutor::cpu {
+namespace {
+
+// Units of the products with the columns of weights. With few tokens an expert's columns are not
+// cut more than the threads need.
+std::vector<MoeUnit> bwd_units(const MoePlan& plan, int64_t lines, int64_t steps,
+                               int64_t products) {
+  const int64_t panels = panels_of(lines), group = group_of(panels, steps, products, plan.active),
+                wide = std::max(
+                    group, std::min(panels, ceil_div(panels * plan.active, 4 * num_threads())));
+  std::vector<MoeUnit> out;
+  for (int32_t e = 0; e < plan.experts; ++e) {
+    const int64_t most = panels_of(plan.count(e)) <= kWideTokens ? wide : group;
+    for (int64_t p = 0; plan.count(e) > 0 && p < panels; p += most)
+      out.push_back({e, static_cast<int32_t>(p), static_cast<int32_t>(std::min(most, panels - p))});
+  }
+  return out;
+}
+
+// c[i, t] = sum over the products of token operand (product, t, tile) times the weight's columns;
+// done(i, t, c). The weights [P, lines] are packed whole, or where tokens are few (products wait
+// for memory then) a run of P at a time, so that rows are read in long pieces.
+template <class F, class G>
+void sweep_columns(const MicroKernels& mk, std::initializer_list<const Tensor*> weights,
+                   int64_t lines, const MoeUnit& u, int64_t tokens, F&& operand, G&& done) {
+  const int64_t p = (*weights.begin())->dim(0), steps = steps_of(mk, p);
+  auto width = [&](int64_t i) { return line_width(u.first + i, lines); };
+  if (tokens > kWideTokens) {
+    const char* packed[2];
+    int slot = 0;
+    for (const Tensor* w : weights) {
+      packed[slot] = pack_group(mk, slot, *w, true, lines, p, u.first, u.count, true);
+      ++slot;
+    }
+    sweep(
+        u.count, tokens, steps, 1,
+        [&](int64_t i, int64_t t, int64_t s0, int64_t run, float* c, bool more) {
+          for (int k = 0; k < slot; ++k)
+            mk.block(c, operand(k, t, s0), tiles(packed[k] + i * steps * 2048, steps, width(i), s0),
+                     run, more || k > 0);
+        },
+        done);
+    return;
+  }
+  const int64_t run = wide_run(u.count);
+  char* packed = scratch(0, u.count * run * 2048);
+  auto* sums = reinterpret_cast<float*>(scratch(kSweepSlot, u.count * tokens * 4096));
+  auto at = [&](int64_t i, int64_t t) { return sums + (i * tokens + t) * 1024; };
+  int k = 0;
+  for (const Tensor* w : weights) {
+    for (int64_t s0 = 0; s0 < steps; s0 += run) {
+      const int64_t part = std::min(run, steps - s0);
+      pack_run(mk, packed, *w, s0, part, lines, u.first, u.count);
+      for (int64_t i = 0; i < u.count; ++i)
+        for (int64_t t = 0; t < tokens; ++t)
+          mk.block(at(i, t), operand(k, t, s0), tiles(packed + i * part * 2048, part, width(i)),
+                   part, k > 0 || s0 > 0);
+    }
+    ++k;
+  }
+  for (int64_t i = 0; i < u.count; ++i)
+    for (int64_t t = 0; t < tokens; ++t) done(i, t, at(i, t));
+}
+
+}  // namespace
+
 void moe_ffn_bwd(Ctx& ctx, Tensor dx, Tensor dweight, ExpertWeights* dw, Tensor dy, Tensor x,
                  Tensor weight, Tensor gate, Tensor up, const MoeIndex& index,
                  const ExpertWeights& w) {
@@ -16,7 +81,6 @@ void moe_ffn_bwd(Ctx& ctx, Tensor dx, Tensor dweight, ExpertWeights* dw, Tensor 
   MoePlan plan(dy, index, w);
   int64_t hidden = plan.hidden, inter = plan.inter, per_panel = 32 / mk.step;
   int64_t h_steps = steps_of(mk, hidden), i_steps = steps_of(mk, inter);
-  auto all = [](int64_t) { return true; };
   auto trains = [&](int64_t e) { return dw && (dw->gate[e] || dw->up[e] || dw->down[e]); };
   std::vector<int64_t> steps(plan.experts + 1);
   for (int64_t e = 0; e < plan.experts; ++e)
@@ -34,50 +98,41 @@ void moe_ffn_bwd(Ctx& ctx, Tensor dx, Tensor dweight, ExpertWeights* dw, Tensor 
   Transposed dgt(inter, steps), dut(inter, steps), wat(inter, steps);
   Tensor dots = empty({plan.tokens * plan.top_k, panels_of(inter)});
   int64_t work = plan.tokens * plan.top_k * hidden * inter;
-  for_units(
-      plan.units(inter, group_of(panels_of(inter), h_steps, 1, plan.active), all), work,
-      [&](const MoeUnit& u) {
-        int64_t e = u.expert, n = plan.count(e), base = plan.first(e);
-        const char* p2 = pack_group(mk, 0, w.down[e], true, inter, hidden, u.first, u.count, true);
-        sweep(
-            u.count, panels_of(n), h_steps, 1,
-            [&](int64_t i, int64_t t, int64_t s0, int64_t run, float* c, bool more) {
-              mk.block(c, tiles(dyp.at(plan.panel[e] + t), h_steps, line_width(t, n), s0),
-                       tiles(p2 + i * h_steps * 2048, h_steps, line_width(u.first + i, inter), s0),
-                       run, more);
-            },
-            [&](int64_t i, int64_t t, float* z) {
-              alignas(64) float g[1024], v[1024];
-              int64_t j = u.first + i, tokens = line_width(t, n), cols = line_width(j, inter);
-              std::memset(g, 0, sizeof g);
-              std::memset(v, 0, sizeof v);
-              for (int64_t r = 0; r < tokens; ++r) {
-                int64_t pos = base + t * 32 + r, pair = index.pair[pos];
-                std::memcpy(g + r * 32, gate.row(pos) + j * 32, cols * 4);
-                std::memcpy(v + r * 32, up.row(pos) + j * 32, cols * 4);
-                float weighting = weight.row(pair / plan.top_k)[pair % plan.top_k];
-                dots.row(pos)[j] =
-                    mk.swiglu_grad(z + r * 32, g + r * 32, v + r * 32, weighting, 32);
-              }
-              int64_t s = j * per_panel;
-              if (dx) {
-                int64_t left = std::min(per_panel, dgp.steps - s), panel = plan.panel[e] + t;
-                mk.pack_along(dgp.at(panel) + s * 1024, block_rows(g), 0, 32, 32, 0, left,
-                              dgp.steps, false);
-                mk.pack_along(dup.at(panel) + s * 1024, block_rows(v), 0, 32, 32, 0, left,
-                              dup.steps, false);
-              }
-              if (trains(e)) {
-                int64_t at = t * per_panel * 1024, total = dgt.steps(e);
-                mk.pack_across(dgt.at(e, j) + at, block_rows(g), 0, 32, 32, 0, per_panel, total,
-                               false);
-                mk.pack_across(dut.at(e, j) + at, block_rows(v), 0, 32, 32, 0, per_panel, total,
-                               false);
-                mk.pack_across(wat.at(e, j) + at, block_rows(z), 0, 32, 32, 0, per_panel, total,
-                               true);
-              }
-            });
-      });
+  for_units(bwd_units(plan, inter, h_steps, 1), work, [&](const MoeUnit& u) {
+    int64_t e = u.expert, n = plan.count(e), base = plan.first(e);
+    sweep_columns(
+        mk, {&w.down[e]}, inter, u, panels_of(n),
+        [&](int64_t, int64_t t, int64_t s0) {
+          return tiles(dyp.at(plan.panel[e] + t), h_steps, line_width(t, n), s0);
+        },
+        [&](int64_t i, int64_t t, float* z) {
+          alignas(64) float g[1024], v[1024];
+          int64_t j = u.first + i, tokens = line_width(t, n), cols = line_width(j, inter);
+          std::memset(g, 0, sizeof g);
+          std::memset(v, 0, sizeof v);
+          for (int64_t r = 0; r < tokens; ++r) {
+            int64_t pos = base + t * 32 + r, pair = index.pair[pos];
+            std::memcpy(g + r * 32, gate.row(pos) + j * 32, cols * 4);
+            std::memcpy(v + r * 32, up.row(pos) + j * 32, cols * 4);
+            float weighting = weight.row(pair / plan.top_k)[pair % plan.top_k];
+            dots.row(pos)[j] = mk.swiglu_grad(z + r * 32, g + r * 32, v + r * 32, weighting, 32);
+          }
+          int64_t s = j * per_panel;
+          if (dx) {
+            int64_t left = std::min(per_panel, dgp.steps - s), panel = plan.panel[e] + t;
+            mk.pack_along(dgp.at(panel) + s * 1024, block_rows(g), 0, 32, 32, 0, left, dgp.steps,
+                          false);
+            mk.pack_along(dup.at(panel) + s * 1024, block_rows(v), 0, 32, 32, 0, left, dup.steps,
+                          false);
+          }
+          if (trains(e)) {
+            int64_t at = t * per_panel * 1024, total = dgt.steps(e);
+            mk.pack_across(dgt.at(e, j) + at, block_rows(g), 0, 32, 32, 0, per_panel, total, false);
+            mk.pack_across(dut.at(e, j) + at, block_rows(v), 0, 32, 32, 0, per_panel, total, false);
+            mk.pack_across(wat.at(e, j) + at, block_rows(z), 0, 32, 32, 0, per_panel, total, true);
+          }
+        });
+  });
   if (dweight)
     for (int64_t p = 0; p < plan.tokens * plan.top_k; ++p) {
       float sum = 0;
@@ -88,31 +143,19 @@ void moe_ffn_bwd(Ctx& ctx, Tensor dx, Tensor dweight, ExpertWeights* dw, Tensor 
   if (dx) {
     dyp = {};
     Tensor rows = empty({plan.tokens * plan.top_k, hidden});
-    for_units(plan.units(hidden, group_of(panels_of(hidden), i_steps, 2, plan.active), all),
-              2 * work, [&](const MoeUnit& u) {
-                int64_t e = u.expert, n = plan.count(e), base = plan.first(e);
-                const char* p1 =
-                    pack_group(mk, 0, w.gate[e], true, hidden, inter, u.first, u.count, true);
-                const char* p3 =
-                    pack_group(mk, 1, w.up[e], true, hidden, inter, u.first, u.count, true);
-                sweep(
-                    u.count, panels_of(n), i_steps, 1,
-                    [&](int64_t i, int64_t t, int64_t s0, int64_t run, float* c, bool more) {
-                      int64_t at = plan.panel[e] + t, lines = line_width(u.first + i, hidden);
-                      auto weight = [&](const char* p) {
-                        return tiles(p + i * i_steps * 2048, i_steps, lines, s0);
-                      };
-                      auto grad = [&](const Panels& p) {
-                        return tiles(p.at(at), i_steps, line_width(t, n), s0);
-                      };
-                      mk.block(c, grad(dgp), weight(p1), run, more);
-                      mk.block(c, grad(dup), weight(p3), run, true);
-                    },
-                    [&](int64_t i, int64_t t, const float* c) {
-                      mk.store(rows.row(base + t * 32) + (u.first + i) * 32, rows.ld, c,
-                               line_width(t, n), line_width(u.first + i, hidden), false);
-                    });
-              });
+    for_units(bwd_units(plan, hidden, i_steps, 2), 2 * work, [&](const MoeUnit& u) {
+      int64_t e = u.expert, n = plan.count(e), base = plan.first(e);
+      sweep_columns(
+          mk, {&w.gate[e], &w.up[e]}, hidden, u, panels_of(n),
+          [&](int64_t product, int64_t t, int64_t s0) {
+            return tiles((product == 0 ? dgp : dup).at(plan.panel[e] + t), i_steps,
+                         line_width(t, n), s0);
+          },
+          [&](int64_t i, int64_t t, const float* c) {
+            mk.store(rows.row(base + t * 32) + (u.first + i) * 32, rows.ld, c, line_width(t, n),
+                     line_width(u.first + i, hidden), false);
+          });
+    });
     moe_combine(mk, plan, dx, rows, {}, true);
   }
 

@@ -104,6 +104,8 @@ inline void store_t(float* y, int64_t ld, const float* c, int64_t rows, int64_t 
         const auto* from = out + q * 16;
         if (bias) {
           for (int64_t p = 0; p < n; ++p) to[p] = float_of(from[p]) + bias[i + p];
+        } else if (n == 16) {
+          std::memcpy(to, from, 64);  // of known size: vectors
         } else {
           std::memcpy(to, from, n * 4);
         }
@@ -115,10 +117,12 @@ inline void store(float* y, int64_t ld, const float* c, int64_t rows, int64_t co
   for (int64_t i = 0; i < rows; ++i) {
     float* __restrict to = y + i * ld;
     const float* __restrict from = c + i * 32;
-    if (add) {
-      for (int64_t j = 0; j < cols; ++j) to[j] += from[j];
+    if (cols == 32 && add) {  // the count is known: vectors
+      for (int64_t j = 0; j < 32; ++j) to[j] += from[j];
+    } else if (cols == 32) {
+      std::memcpy(to, from, 128);
     } else {
-      std::memcpy(to, from, cols * 4);
+      for (int64_t j = 0; j < cols; ++j) to[j] = add ? to[j] + from[j] : from[j];
     }
   }
 }
@@ -341,9 +345,10 @@ inline float exp_sum(float* s, float scale, float shift, int64_t n) {
 }
 
 template <Mode kMode, class V>
-constexpr MicroKernels table(decltype(MicroKernels::block) block) {
+constexpr MicroKernels table(decltype(MicroKernels::block) block, bool direct = false) {
   return {kStep<kMode>,
           kMode != Mode::kF32,
+          direct,
           block,
           pack_along<kMode>,
           pack_across<kMode>,
