@@ -1,6 +1,7 @@
 #include "apps/fits.h"
 
 #include <algorithm>
+#include <functional>
 
 #include "apps/method_args.h"
 #include "engine/dry_run.h"
@@ -30,23 +31,23 @@ Batch longest(const std::vector<const TrainRow*>& sorted, int64_t n) {
 std::string gib(double bytes) { return fmt::format("{:.3g} GiB", bytes / (1 << 30)); }
 
 // What of it is at hand to need less.
-std::string remedies(const Args& a) {
+std::string remedies(const Args& a, bool recompute) {
   std::vector<std::string> all;
   if (a.num("batch") > 1) all.push_back("--batch");
   all.push_back("--seq");
   std::string s = "lower " + fmt::format("{}", fmt::join(all, " or "));
-  if (!a.on("recompute")) s += ", --recompute";
+  if (!recompute) s += ", --recompute";
   if (a.str("optimizer") == "adamw") s += ", --optimizer adamw8bit";
   if (a.str("method") != "full" && a.str("quantize") == "none") s += ", --quantize nf4";
   return s;
 }
 
-}  // namespace
+// The longest micro-batch of a run by the dry run of its model: bytes, the weights' files apart.
+struct Need {
+  double beyond_weights, weights;
+};
 
-void check_fits(const Args& a, const Model& model, const std::vector<TrainRow>& rows,
-                Compute compute) {
-  const int64_t available = available_memory();
-  if (available == 0) return;  // the system does not say
+Need need_of(const Args& a, const std::vector<TrainRow>& rows, Compute compute, bool recompute) {
   std::vector<const TrainRow*> sorted;
   for (const TrainRow& r : rows) sorted.push_back(&r);
   std::stable_sort(sorted.begin(), sorted.end(), [](const TrainRow* x, const TrainRow* y) {
@@ -55,10 +56,11 @@ void check_fits(const Args& a, const Model& model, const std::vector<TrainRow>& 
   const int64_t batch = a.num("batch"),
                 most = std::max<int64_t>(2, kTokens / std::ssize(sorted.front()->ids));
   const EstimateOptions options{compute,
-                                a.on("recompute"),
+                                recompute,
                                 a.real("aux-loss") != 0 && a.str("aux") == "own",
                                 {},
                                 a.str("optimizer") == "adamw8bit"};
+  Need need{};
   auto beyond_weights = [&](int64_t n) {
     std::unique_ptr<Model> dry = dry_model(a.str("MODEL"), DType::BF16, compute);
     {
@@ -67,24 +69,69 @@ void check_fits(const Args& a, const Model& model, const std::vector<TrainRow>& 
       choose_what_trains(a, *dry, expert_cfg);
     }
     const Estimate e = estimate_training(*dry, {longest(sorted, n)}, options);
+    need.weights = static_cast<double>(e.mapped);
     return static_cast<double>(e.peak() - e.mapped);
   };
-  double need = beyond_weights(std::min(batch, most));
+  need.beyond_weights = beyond_weights(std::min(batch, most));
   if (batch > most) {
     const double half = beyond_weights(most / 2),
-                 row = (need - half) / static_cast<double>(most - most / 2);
-    need += row * static_cast<double>(batch - most);
+                 row = (need.beyond_weights - half) / static_cast<double>(most - most / 2);
+    need.beyond_weights += row * static_cast<double>(batch - most);
   }
+  return need;
+}
+
+// What the process holds beside the weights: code, tokenizer, data.
+double process_beside(const Model& model) {
+  int64_t anonymous = -mapped_weight_bytes(model);
+  for (const Param& p : model.params.all()) anonymous += p.value.nbytes();
+  return static_cast<double>(process_bytes("VmExe") + process_bytes("VmLib") +
+                             std::max<int64_t>(0, process_bytes("RssAnon") - anonymous));
+}
+
+// --max-memory: keeps everything for backward if that fits, else only the inputs of blocks. Returns
+// which.
+bool recompute_within(const Args& a, double process, const std::function<Need(bool)>& need) {
+  const double limit = a.real("max-memory") * (1 << 30);
+  auto whole = [&](bool recompute) {
+    const Need n = need(recompute);
+    return process + n.beyond_weights + n.weights;
+  };
+  const double kept = whole(a.on("recompute"));
+  const bool fits = kept <= limit, both = !fits && !a.on("recompute");
+  const double least = both ? whole(true) : kept;
+  check(least <= limit, "--max-memory {}: training needs about {}{}: {}", a.real("max-memory"),
+        gib(least), both ? " even with --recompute" : "", remedies(a, both || a.on("recompute")));
+  if (!a.on("quiet"))
+    note("--max-memory {}: about {} at the peak{}\n", a.real("max-memory"), gib(least),
+         both ? fmt::format(" by recomputing; {} with everything kept for backward", gib(kept))
+         : a.on("recompute") ? ""
+                             : " with everything kept for backward");
+  return both || a.on("recompute");
+}
+
+}  // namespace
+
+bool check_fits(const Args& a, const Model& model, const std::vector<TrainRow>& rows,
+                Compute compute) {
+  bool recompute = a.on("recompute");
+  if (a.given("max-memory"))
+    recompute = recompute_within(a, process_beside(model),
+                                 [&](bool again) { return need_of(a, rows, compute, again); });
+  const int64_t available = available_memory();
+  if (available == 0) return recompute;  // the system does not say
+  const double need = need_of(a, rows, compute, recompute).beyond_weights;
   check(need <= static_cast<double>(available),
         "training needs about {} beyond the weights, {} are available: {}", gib(need),
-        gib(static_cast<double>(available)), remedies(a));
+        gib(static_cast<double>(available)), remedies(a, recompute));
   const int64_t mapped = mapped_weight_bytes(model);
   if (need + static_cast<double>(mapped) > static_cast<double>(available) && !a.on("quiet"))
     note(
         "training needs about {} and {} of weights in files, {} are available: the weights will be "
         "read from the disk in every step ({})\n",
         gib(need), gib(static_cast<double>(mapped)), gib(static_cast<double>(available)),
-        remedies(a));
+        remedies(a, recompute));
+  return recompute;
 }
 
 }  // namespace sutor

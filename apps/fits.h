@@ -9,9 +9,11 @@
 
 namespace sutor {
 
-// After choose_what_trains(). Throws one line when the run cannot fit; says so on stderr when it
-// fits only by reading weights from the disk in every step.
-void check_fits(const Args& a, const Model& model, const std::vector<TrainRow>& rows,
+// After choose_what_trains(). Throws one line when the run cannot fit, in the machine's memory or in
+// --max-memory (GiB); says so on stderr when it fits only by reading weights from the disk in every
+// step. Returns whether blocks are to be recomputed: as --recompute says, or as --max-memory needs;
+// it changes no bit of the result.
+bool check_fits(const Args& a, const Model& model, const std::vector<TrainRow>& rows,
                 Compute compute);
 
 }  // namespace sutor

@@ -75,6 +75,12 @@ void declare(Args& a) {
   default_format(a);
   declare_balance_loss(a);
   a.flag("recompute", "keep only block inputs for backward: less memory, same bits");
+  a.real(
+      "max-memory",
+      "GiB the process may take at its peak, the files' weights included: recomputes blocks where "
+      "that is needed, or says what would help",
+      0, 1e-3, 1e6);
+  a.no_default("max-memory");
 }
 
 TrainOptions train_options(const Args& a) {
@@ -162,7 +168,7 @@ void run(const Args& a) {
     check(longest_document(*set) <= model->config.max_positions,
           "{}: max_position_embeddings is {}, the longest document has {} tokens: lower --seq {}",
           model->config.where, model->config.max_positions, longest_document(*set), a.num("seq"));
-  check_fits(a, *model, rows, ctx.compute);
+  model->recompute = check_fits(a, *model, rows, ctx.compute);
   model->params.prepare_training(ctx.compute, true, a.str("optimizer") == "adamw8bit");
   if (const auto all = model->params.trainable();
       a.str("optimizer") == "adamw8bit" &&
@@ -171,7 +177,6 @@ void run(const Args& a) {
         "--optimizer adamw8bit: no tensor that trains has {} elements, so their moments stay in "
         "32 bits\n",
         ParamStore::kMin8Bit);
-  model->recompute = a.on("recompute");
 
   int64_t done = 0, last = 0, trainable = 0;
   for (Param* p : model->params.trainable()) trainable += p->value.numel();
@@ -196,6 +201,7 @@ void run(const Args& a) {
             {"weights_4bit", model->base.weights_4bit},
             {"bytes_4bit", model->base.bytes_4bit},
             {"rows", rows.size()},
+            {"recompute", model->recompute},
             {"resumed_at", done}});
   if (const int64_t step = opt.batch * opt.grad_accum; static_cast<int64_t>(rows.size()) < step)
     note("{} rows, {} a step: each step sees some of them more than once\n", rows.size(), step);
