@@ -24,18 +24,20 @@ void declare(Args& a) {
   a.flag("small",
          "kernels, layer: an eighth of the experts (0.2 GB of them instead of 1.1); fusion: toy "
          "sizes");
+  a.flag("csv", "comma-separated values on stdout, with the peaks in every line");
   a.integer("repeats", "timed runs of each, the median counts", 10, 1, 10000);
   declare_method(a);
   a.choice("optimizer", "train: as in sutor train", "adamw", {"adamw", "adamw8bit"});
   a.flag("recompute", "train: keep only block inputs for backward");
-  a.integer("batch", "train: rows of a step", 1, 1, 1 << 20);
+  a.integer("batch", "train: rows of a step; infer: sequences decoded together", 1, 1, 1 << 20);
   a.integer("seq", "train: tokens of a row; infer: of the prompt", 512, 2, 1 << 20);
   a.integer("max-tokens", "infer: tokens generated", 128, 2, 1 << 20);
   declare_weights(a);
 }
 
-Json header(const cpu::Peaks& p) {
+Json header(const Args& a, const cpu::Peaks& p) {
   return {{"kernels", cpu::name_of(cpu::current_isa())},
+          {"dtype", a.str("dtype")},
           {"threads", num_threads()},
           {"bf16_gflops", p.bf16_gflops},
           {"f32_gflops", p.f32_gflops},
@@ -46,24 +48,47 @@ double gemm_peak(const Ctx& ctx, const cpu::Peaks& p) {
   return ctx.compute == Compute::kBF16 ? p.bf16_gflops : p.f32_gflops;
 }
 
-// What was measured, as JSON below the header or as the table.
+// Comma-separated values: the rows' keys, then a line for each, with the header's values at its
+// end.
+void print_csv(const Json& head, const Json& rows) {
+  auto cell = [](const Json& v) {
+    return v.is_string() ? fmt::format("\"{}\"", v.get<std::string>()) : v.dump();
+  };
+  bool first = true;
+  for (const Json& row : rows) {
+    std::vector<std::string> keys, cells;
+    for (const Json* part : {&row, &head})
+      for (const auto& [key, v] : part->items()) {
+        keys.push_back(key);
+        cells.push_back(cell(v));
+      }
+    if (first) fmt::print("{}\n", fmt::join(keys, ","));
+    first = false;
+    fmt::print("{}\n", fmt::join(cells, ","));
+  }
+}
+
+// What was measured, as JSON below the header, as CSV or as the table.
 void show(const Args& a, const cpu::Peaks& peaks, Json rows, const Table& table) {
+  Json j = header(a, peaks);
+  if (a.on("csv")) return print_csv(j, rows);
   if (!a.on("json")) return fmt::print("{}", table.text()), void();
-  Json j = header(peaks);
   j["rows"] = std::move(rows);
   print_json(j);
 }
 
 void kernels(const Args& a, Ctx& ctx, const cpu::Peaks& peaks) {
   const double gemm = gemm_peak(ctx, peaks);
-  Table table(
-      {"kernel", "shape", "tokens", "us", "GFLOP/s", "% of GEMM peak", "GB/s", "% of memory peak"});
+  Table table({"kernel", "shape", "tokens", "us", "GFLOP/s", "% of GEMM peak", "GB/s",
+               "% of memory peak", "% of roof"});
   Json rows = Json::array();
   time_kernels(ctx, a.on("small"), static_cast<int>(a.num("repeats")), [&](const KernelTiming& t) {
-    double gflops = t.flop / t.seconds * 1e-9, gbps = t.bytes / t.seconds * 1e-9;
+    double gflops = t.flop / t.seconds * 1e-9, gbps = t.bytes / t.seconds * 1e-9,
+           roof = std::max(gflops / gemm, gbps / peaks.read_gbps);
     table.row({t.kernel, t.shape, std::to_string(t.tokens), fmt::format("{:.0f}", t.seconds * 1e6),
                fmt::format("{:.1f}", gflops), fmt::format("{:.0f}", 100 * gflops / gemm),
-               fmt::format("{:.1f}", gbps), fmt::format("{:.0f}", 100 * gbps / peaks.read_gbps)});
+               fmt::format("{:.1f}", gbps), fmt::format("{:.0f}", 100 * gbps / peaks.read_gbps),
+               fmt::format("{:.0f}", 100 * roof)});
     rows.push_back({{"kernel", t.kernel},
                     {"shape", t.shape},
                     {"tokens", t.tokens},
@@ -71,7 +96,8 @@ void kernels(const Args& a, Ctx& ctx, const cpu::Peaks& peaks) {
                     {"gflops", gflops},
                     {"of_gemm_peak", gflops / gemm},
                     {"gbps", gbps},
-                    {"of_memory_peak", gbps / peaks.read_gbps}});
+                    {"of_memory_peak", gbps / peaks.read_gbps},
+                    {"of_roof", roof}});
   });
   show(a, peaks, std::move(rows), table);
 }
@@ -133,12 +159,14 @@ void run(const Args& a) {
                                     : fmt::format("bench {}: takes no MODEL", what));
   a.no_effect_unless(times && !train && !infer, "small", "only kernels, layer and fusion have it");
   a.no_effect_unless(times, "repeats", "peaks has none");
+  a.no_effect_unless(times && !a.on("json"), "csv",
+                     times ? "--json is asked for" : "peaks has no rows");
   a.no_effect_unless(times, "dtype", "peaks measures both");
   for (const char* o : {"method", "experts", "one-indexed", "rank", "alpha", "lora-dropout",
-                        "adapter-dropout", "quantize", "optimizer", "recompute", "batch"})
+                        "adapter-dropout", "quantize", "optimizer", "recompute"})
     a.no_effect_unless(train, o, "only train has it");
-  for (const char* o : {"max-tokens", "weights"}) a.no_effect_unless(infer, o, "only infer has it");
-  for (const char* o : {"seq", "adapter"})
+  a.no_effect_unless(infer, "max-tokens", "only infer has it");
+  for (const char* o : {"seq", "adapter", "weights", "batch"})
     a.no_effect_unless(train || infer, o, "only train and infer have it");
   Ctx ctx = a.context();
   // A model first: what measures the peaks takes a gigabyte.
@@ -146,8 +174,8 @@ void run(const Args& a) {
   if (train || infer) model = train ? time_training(a, ctx) : time_inference(a, ctx);
   const int64_t resident = peak_bytes();
   cpu::Peaks peaks = cpu::measure_peaks();
-  if (!times && a.on("json")) return print_json(header(peaks));
-  if (!a.on("json")) {
+  if (!times && a.on("json")) return print_json(header(a, peaks));
+  if (!a.on("json") && !a.on("csv")) {
     Table t({"peak", "here"});
     t.row({"kernels", std::string(cpu::name_of(cpu::current_isa()))});
     t.row({"threads", std::to_string(num_threads())});
@@ -178,7 +206,8 @@ void run(const Args& a) {
                     {"peak_bytes", resident}});
   }
   show(a, peaks, std::move(rows), table);
-  if (!a.on("json")) fmt::print("peak memory: {:.2f} GB\n", static_cast<double>(resident) * 1e-9);
+  if (!a.on("json") && !a.on("csv"))
+    fmt::print("peak memory: {:.2f} GB\n", static_cast<double>(resident) * 1e-9);
 }
 
 }  // namespace

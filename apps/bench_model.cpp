@@ -1,6 +1,7 @@
 #include "apps/bench_model.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "apps/method_args.h"
 #include "apps/run_checkpoint.h"
@@ -29,11 +30,12 @@ double stored_bytes(const Tensor& t) {
   return static_cast<double>(w.packed.nbytes() + w.absmax.nbytes());
 }
 
-// Of the matrices that a forward pass of many tokens, or of one, works with: elements and bytes.
+// Of the matrices that a forward pass of many tokens, or of one in each of `sequences`, works with:
+// elements (of one token) and bytes (with even routing).
 struct Weights {
   double bytes = 0, active = 0, active_bytes = 0, head = 0;
 };
-Weights weights_of(Model& model) {
+Weights weights_of(Model& model, int64_t sequences = 1) {
   Weights w;
   const Config& c = model.config;
   for (const Param& p : model.params.all()) {
@@ -46,7 +48,7 @@ Weights weights_of(Model& model) {
                        ? c.route.top_k / static_cast<double>(c.experts)
                        : 1;
     w.bytes += bytes;
-    w.active_bytes += share * bytes;
+    w.active_bytes += (1 - std::pow(1 - share, sequences)) * bytes;
     (head ? w.head : w.active) += share * n;
   }
   return w;
@@ -78,6 +80,7 @@ ModelTiming time_training(const Args& a, Ctx& ctx) {
   }
   model->params.prepare_training(ctx.compute, true, a.str("optimizer") == "adamw8bit");
   model->recompute = a.on("recompute");
+  place_weights(a, *model, a.num("repeats") * 32);
   TrainOptions opt;
   opt.steps = 1 + a.num("repeats");
   opt.batch = batch;
@@ -99,12 +102,17 @@ ModelTiming time_inference(const Args& a, Ctx& ctx) {
         "{}: max_position_embeddings is {}, --seq {} and --max-tokens {} are more",
         model->config.where, model->config.max_positions, seq, more);
   place_weights(a, *model, more * a.num("repeats"));
-  const Weights w = weights_of(*model);
+  const int64_t together = a.num("batch");
+  const Weights w = weights_of(*model, together);
   const std::vector<int32_t> prompt = random_ids(seq, model->config.vocab, 1);
   std::vector<double> prefill, decode;
   double tokens = 0;
   for (int64_t i = 0; i <= a.num("repeats"); ++i) {
-    Generation g = generate(ctx, *model, prompt, more, {}, {});
+    Generation g;  // the one that begins last: all decode beside it
+    generate_together(ctx, *model, std::vector<Request>(together, {prompt, more, {}}), together, {},
+                      [&](size_t i, Generation done) {
+                        if (static_cast<int64_t>(i) + 1 == together) g = std::move(done);
+                      });
     if (i == 0) continue;
     prefill.push_back(g.prefill_seconds);
     decode.push_back(g.decode_seconds);
@@ -113,8 +121,11 @@ ModelTiming time_inference(const Args& a, Ctx& ctx) {
   const double read = static_cast<double>(seq);
   return {{{fmt::format("prefill of {}", seq), read, timing::median(prefill),
             2 * (w.active * read + w.head), w.bytes},
-           {fmt::format("decode of {}", more), tokens, timing::median(decode),
-            2 * (w.active + w.head) * tokens, w.active_bytes * tokens}}};
+           {together == 1 ? fmt::format("decode of {}", more)
+                          : fmt::format("decode of {} x {}", together, more),
+            tokens * static_cast<double>(together), timing::median(decode),
+            2 * (w.active + w.head) * tokens * static_cast<double>(together),
+            w.active_bytes * tokens}}};
 }
 
 }  // namespace sutor

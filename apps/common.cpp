@@ -42,16 +42,16 @@ std::unique_ptr<Model> open_model(const Args& a, Replaced* replaced) {
 void declare_weights(Args& a) {
   a.choice("weights",
            "huge: read into huge pages once, which are read faster; map: as the file lies; auto: "
-           "huge from 32 new tokens on, where memory allows",
+           "huge where the model is passed 32 times (new tokens, micro-batches) and memory allows",
            "auto", {"auto", "huge", "map"});
 }
 
-void place_weights(const Args& a, Model& model, int64_t tokens) {
+void place_weights(const Args& a, Model& model, int64_t passes, std::optional<int64_t> room) {
   constexpr int64_t kPays = 32, kSmall = 64 << 20;  // what fits the caches needs no help
   if (a.str("weights") == "map") return;
   if (a.str("weights") == "auto") {
     int64_t bytes = mapped_weight_bytes(model);
-    if (tokens < kPays || bytes < kSmall || bytes > available_memory() / 2) return;
+    if (passes < kPays || bytes < kSmall || bytes > room.value_or(available_memory() / 2)) return;
   }
   move_to_huge_pages(model);
 }

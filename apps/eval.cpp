@@ -19,6 +19,7 @@ namespace {
 void declare(Args& a) {
   declare_model(a);
   declare_data(a);
+  declare_weights(a);
   a.choice("metric", "what is measured", "loss",
            {"loss", "exact", "json", "multiple-choice", "pass@1", "judge"});
   a.integer("max-tokens", "generated per row at the most", 128, 1, 1 << 20);
@@ -31,6 +32,10 @@ void declare(Args& a) {
   a.string("judge-model", "judge: its model");
   a.string("judge-key-file", "judge: file with its key (or the variable SUTOR_JUDGE_KEY)");
   a.string("judge-prompt", "judge: file with {prompt}, {prediction} and {reference}");
+}
+
+bool generates(const std::string& metric) {
+  return metric != "loss" && metric != "multiple-choice";
 }
 
 Judge judge_of(const Args& a) {
@@ -64,6 +69,8 @@ EvalResult measure(const Args& a, const EvalOptions& opt) {
                            metric == "multiple-choice" ? RowKind::kQuestion
                            : metric == "pass@1"        ? RowKind::kProgram
                                                        : RowKind::kText);
+  const int64_t n = std::ssize(data.rows);
+  place_weights(a, *model, generates(metric) ? n * a.num("max-tokens") : n / a.num("batch"));
   auto templ = chat_template(a, data, tok);
   const ChatTemplate* chat = templ ? &*templ : nullptr;
   if (metric == "loss") {
@@ -89,9 +96,9 @@ EvalResult measure(const Args& a, const EvalOptions& opt) {
 
 void run(const Args& a) {
   const std::string& metric = a.str("metric");
-  bool generates = metric != "loss" && metric != "multiple-choice";
-  a.no_effect_unless(generates, "max-tokens", "--metric " + metric + " generates nothing");
-  a.no_effect_unless(!generates, "batch", "--metric " + metric + " answers rows one by one");
+  a.no_effect_unless(generates(metric), "max-tokens", "--metric " + metric + " generates nothing");
+  a.no_effect_unless(!generates(metric), "batch",
+                     "--metric " + metric + " answers rows one by one");
   for (const char* o : {"allow-code-execution", "allow-network", "timeout"})
     a.no_effect_unless(metric == "pass@1", o, "only --metric pass@1 runs programs");
   for (const char* o : {"judge-url", "judge-model", "judge-key-file", "judge-prompt"})

@@ -112,14 +112,14 @@ bool recompute_within(const Args& a, double process, const std::function<Need(bo
 
 }  // namespace
 
-bool check_fits(const Args& a, const Model& model, const std::vector<TrainRow>& rows,
+Fits check_fits(const Args& a, const Model& model, const std::vector<TrainRow>& rows,
                 Compute compute) {
   bool recompute = a.on("recompute");
   if (a.given("max-memory"))
     recompute = recompute_within(a, process_beside(model),
                                  [&](bool again) { return need_of(a, rows, compute, again); });
   const int64_t available = available_memory();
-  if (available == 0) return recompute;  // the system does not say
+  if (available == 0) return {recompute, 0};  // the system does not say
   const double need = need_of(a, rows, compute, recompute).beyond_weights;
   check(need <= static_cast<double>(available),
         "training needs about {} beyond the weights, {} are available: {}", gib(need),
@@ -131,7 +131,7 @@ bool check_fits(const Args& a, const Model& model, const std::vector<TrainRow>& 
         "read from the disk in every step ({})\n",
         gib(need), gib(static_cast<double>(mapped)), gib(static_cast<double>(available)),
         remedies(a, recompute));
-  return recompute;
+  return {recompute, available - static_cast<int64_t>(need)};
 }
 
 }  // namespace sutor

@@ -9,11 +9,15 @@
 
 namespace sutor {
 
-// After choose_what_trains(). Throws one line when the run cannot fit, in the machine's memory or in
+// After choose_what_trains(). Throws one line when the run cannot fit, in the machine's memory or
+// in
 // --max-memory (GiB); says so on stderr when it fits only by reading weights from the disk in every
-// step. Returns whether blocks are to be recomputed: as --recompute says, or as --max-memory needs;
-// it changes no bit of the result.
-bool check_fits(const Args& a, const Model& model, const std::vector<TrainRow>& rows,
+// step.
+struct Fits {
+  bool recompute;  // as --recompute says, or as --max-memory needs; it changes no bit of the result
+  int64_t left;    // bytes that are available beside the run, before it has taken any
+};
+Fits check_fits(const Args& a, const Model& model, const std::vector<TrainRow>& rows,
                 Compute compute);
 
 }  // namespace sutor

@@ -1,6 +1,7 @@
 // sutor generate: text from a prompt, or JSON lines from a file of prompts.
 #include <algorithm>
 #include <cstdio>
+#include <memory>
 
 #include "apps/commands.h"
 #include "apps/common.h"
@@ -19,6 +20,10 @@ void declare(Args& a) {
   declare_date(a);
   declare_sampling(a, 128);
   a.integer("n", "answers to a prompt; with seeds --seed, --seed + 1, ...", 1, 1, 1 << 20);
+  a.integer("batch",
+            "JSON: answers that are generated together, each weight read once for all; up to 4 get "
+            "what they would get alone, more are summed in another order",
+            1, 1, 1024);
   a.integer("logprobs", "JSON: log-probabilities of each token and of the K likeliest", 0, 0, 1024);
   a.flag("continue",
          "rows whose last message is the assistant's: go on with it, instead of answering anew");
@@ -83,6 +88,56 @@ Json json_of(const std::vector<TokenLogprobs>& logprobs, const std::vector<int32
   return out;
 }
 
+struct Answer {
+  const Prompt& prompt;
+  int64_t index;  // of the prompt's answers
+  StreamDecoder decoder;
+  StopAt stop;
+  bool stream = false;  // to stdout, as it comes
+  std::string text;
+  std::optional<Generation> generation;
+
+  Answer(const Prompt& prompt, int64_t index, const Tokenizer& tok,
+         const std::vector<std::string>& stops)
+      : prompt(prompt), index(index), decoder(tok, true), stop(stops) {}
+
+  bool take(int32_t id) {
+    put(stop.push(decoder.push(id)));
+    return !stop.found();
+  }
+  void finish(Generation g) {
+    put(stop.push(decoder.finish()));
+    put(stop.finish());
+    generation = std::move(g);
+  }
+
+ private:
+  void put(const std::string& piece) {
+    text += piece;
+    if (!stream) return;
+    fmt::print("{}", piece);
+    std::fflush(stdout);
+  }
+};
+
+Json json_of(const Answer& answer, const Tokenizer& tok, bool logprobs) {
+  const Generation& g = *answer.generation;
+  const auto read = static_cast<double>(answer.prompt.ids.size());
+  Json j{{"prompt", answer.prompt.text},
+         {"index", answer.index},
+         {"text", answer.stop.found() ? answer.text : tok.decode(g.ids, true)},
+         {"ids", g.ids},
+         {"finish_reason", g.stopped || answer.stop.found() ? "stop" : "length"},
+         {"prompt_tokens", answer.prompt.ids.size()},
+         {"completion_tokens", g.ids.size()},
+         {"prefill_tokens_per_s", read / g.prefill_seconds},
+         {"decode_tokens_per_s",
+          g.decode_tokens > 0 ? static_cast<double>(g.decode_tokens) / g.decode_seconds : 0.0},
+         {"peak_bytes", peak_bytes()}};
+  if (logprobs) j["logprobs"] = json_of(g.logprobs, g.ids, tok);
+  return j;
+}
+
 void run(const Args& a) {
   if (a.given("prompt") == a.given("prompts"))
     throw UsageError("give one of --prompt and --prompts");
@@ -92,6 +147,8 @@ void run(const Args& a) {
   for (const char* o : {"continue", "date"})
     a.no_effect_unless(a.given("prompts"), o, "only --prompts has messages");
   a.no_effect_unless(as_json, "logprobs", "only JSON output shows them: --json");
+  a.no_effect_unless(as_json, "batch",
+                     "text is shown as it comes, one answer after the other: --json");
   Ctx ctx = a.context();
   auto model = open_model(a);
   Tokenizer tok = Tokenizer::load(hub_folder(a.str("MODEL")));
@@ -119,45 +176,37 @@ void run(const Args& a) {
   int64_t tokens = 0;
   for (const Prompt& p : prompts) tokens += room(p) * a.num("n");
   place_weights(a, *model, tokens);
+  std::vector<std::unique_ptr<Answer>> answers;
+  std::vector<Request> requests;
   for (const Prompt& prompt : prompts)
     for (int64_t i = 0; i < a.num("n"); ++i) {
-      SampleOptions mine = opt;
-      mine.seed += static_cast<uint64_t>(i);
-      StreamDecoder decoder(tok, true);
-      StopAt stop(a.all("stop"));
-      std::string text;
-      auto put = [&](const std::string& piece) {
-        text += piece;
-        if (as_json) return;
-        fmt::print("{}", piece);
-        std::fflush(stdout);
-      };
-      Generation g = generate(ctx, *model, prompt.ids, room(prompt), eos, mine, [&](int32_t id) {
-        put(stop.push(decoder.push(id)));
-        return !stop.found();
-      });
-      put(stop.push(decoder.finish()));
-      put(stop.finish());
-      if (!as_json) {
-        fmt::print("\n");
-        continue;
-      }
-      int64_t read = static_cast<int64_t>(prompt.ids.size());
-      Json j{{"prompt", prompt.text},
-             {"index", i},
-             {"text", stop.found() ? text : tok.decode(g.ids, true)},
-             {"ids", g.ids},
-             {"finish_reason", g.stopped || stop.found() ? "stop" : "length"},
-             {"prompt_tokens", read},
-             {"completion_tokens", g.ids.size()},
-             {"prefill_tokens_per_s", static_cast<double>(read) / g.prefill_seconds},
-             {"decode_tokens_per_s",
-              g.decode_tokens > 0 ? static_cast<double>(g.decode_tokens) / g.decode_seconds : 0.0},
-             {"peak_bytes", peak_bytes()}};
-      if (opt.logprobs > 0) j["logprobs"] = json_of(g.logprobs, g.ids, tok);
-      fmt::print("{}\n", j.dump(-1, ' ', false,
-                                Json::error_handler_t::replace));  // a prompt may hold broken UTF-8
+      Answer& mine = *answers.emplace_back(std::make_unique<Answer>(prompt, i, tok, a.all("stop")));
+      mine.stream = !as_json;
+      SampleOptions seeded = opt;
+      seeded.seed += static_cast<uint64_t>(i);
+      requests.push_back(
+          {prompt.ids, room(prompt), seeded, [&mine](int32_t id) { return mine.take(id); }});
     }
+  a.no_effect_unless(requests.size() > 1, "batch", "there is one answer to give");
+  size_t printed = 0;  // in the order of the prompts, whichever ends first
+  auto done = [&](size_t i, Generation g) {
+    answers[i]->finish(std::move(g));
+    for (; printed < answers.size() && answers[printed]->generation; ++printed) {
+      Answer& next = *answers[printed];
+      if (as_json)
+        fmt::print("{}\n", json_of(next, tok, opt.logprobs > 0)
+                               .dump(-1, ' ', false, Json::error_handler_t::replace));
+      else
+        fmt::print("\n");
+      next.generation->ids.clear();
+    }
+  };
+  if (a.num("batch") > 1)
+    return generate_together(ctx, *model, requests, a.num("batch"), eos, done);
+  for (size_t i = 0; i < requests.size(); ++i) {
+    const Request& r = requests[i];
+    done(i, generate(ctx, *model, r.prompt, r.max_tokens, eos, r.sample, r.on_token));
+  }
 }
 
 }  // namespace

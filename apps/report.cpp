@@ -9,8 +9,10 @@ namespace sutor {
 namespace {
 
 void declare(Args& a) {
-  a.positionals("DIR",
-                "folders with log.jsonl, scores.json, expert_cfg.json, results.json or run.yaml");
+  a.positionals(
+      "DIR",
+      "folders with log.jsonl, scores.json, expert_cfg.json, results.json, run.yaml or bench.json "
+      "(of sutor bench kernels --json)");
   a.string("out", "HTML file to write");
   a.flag("quiet", "no progress on stderr");
 }

@@ -69,7 +69,7 @@ void from_raw(const Args& a) {
                     "without a model)",
                     a.str("MODEL"), a.str("from-raw")));
   for (const char* o : {"data", "tokens", "seq", "raw-dir", "adapter", "format", "date",
-                        "normalise-gate", "skip-bad-rows", "device", "dtype", "threads"})
+                        "normalise-gate", "skip-bad-rows", "weights", "device", "dtype", "threads"})
     a.no_effect_unless(false, o, "--from-raw reads routing logs");
   if (!a.given("top-k") || !a.given("experts"))
     throw UsageError("--from-raw needs --top-k and --experts: the logs do not say them");
@@ -108,6 +108,7 @@ void run(const Args& a) {
          a.num("seq"));
   Collector tap(model->config, a.str("average") == "sample", a.on("normalise-gate"),
                 a.given("raw-dir"));
+  place_weights(a, *model, std::min(have, want) / a.num("seq"));
   Stopwatch watch;
   int64_t tokens = 0;
   double said = 0;
@@ -151,6 +152,7 @@ void run(const Args& a) {
 void declare(Args& a) {
   declare_model(a, true);
   declare_data(a);
+  declare_weights(a);
   a.string("out", "scores.json to write");
   a.integer("tokens", "how many of the data's tokens to use", 131072, 1, int64_t{1} << 40);
   a.integer("seq", "tokens of a row; samples share rows, never attention", 4096, 1, 1 << 20);

@@ -81,6 +81,7 @@ void declare(Args& a) {
       "that is needed, or says what would help",
       0, 1e-3, 1e6);
   a.no_default("max-memory");
+  declare_weights(a);
 }
 
 TrainOptions train_options(const Args& a) {
@@ -168,7 +169,8 @@ void run(const Args& a) {
     check(longest_document(*set) <= model->config.max_positions,
           "{}: max_position_embeddings is {}, the longest document has {} tokens: lower --seq {}",
           model->config.where, model->config.max_positions, longest_document(*set), a.num("seq"));
-  model->recompute = check_fits(a, *model, rows, ctx.compute);
+  const Fits fits = check_fits(a, *model, rows, ctx.compute);
+  model->recompute = fits.recompute;
   model->params.prepare_training(ctx.compute, true, a.str("optimizer") == "adamw8bit");
   if (const auto all = model->params.trainable();
       a.str("optimizer") == "adamw8bit" &&
@@ -177,6 +179,8 @@ void run(const Args& a) {
         "--optimizer adamw8bit: no tensor that trains has {} elements, so their moments stay in "
         "32 bits\n",
         ParamStore::kMin8Bit);
+
+  place_weights(a, *model, opt.steps * opt.grad_accum, fits.left);
 
   int64_t done = 0, last = 0, trainable = 0;
   for (Param* p : model->params.trainable()) trainable += p->value.numel();

@@ -14,14 +14,34 @@ run() {
   name=$1
   shift
   echo "bench $*" >&2
-  "$SUTOR" bench "$@" --threads "$THREADS" --json >"$work/$name.json"
+  "$SUTOR" bench "$@" --threads "$threads" --json >"$work/$name.json"
 }
+threads=$THREADS
 run kernels kernels --repeats "$REPEATS" --dtype bf16
+threads=1
+run kernels-1 kernels --repeats "$REPEATS" --dtype bf16
+threads=$THREADS
 run layer layer --repeats "$REPEATS" --dtype bf16
 run fusion fusion --repeats "$REPEATS" --dtype bf16
 if [ $# -eq 2 ]; then
   run train train "$1" --method esft --experts "$2" --batch 1 --seq 512 --repeats "$REPEATS" --dtype bf16
   run infer infer "$1" --seq 512 --max-tokens 64 --repeats "$REPEATS" --dtype bf16
+  run infer-8 infer "$1" --seq 64 --max-tokens 64 --batch 8 --repeats "$REPEATS" --dtype bf16
+  run infer-map infer "$1" --seq 512 --max-tokens 64 --repeats "$REPEATS" --dtype bf16 --weights map
+  # From the start of the process, its file in the page cache: what a user waits for.
+  python3 - "$SUTOR" "$1" "$THREADS" "$REPEATS" >"$work/start.json" <<'PYTHON'
+import json, statistics, subprocess, sys, time
+sutor, model, threads, repeats = sys.argv[1:]
+def seconds(*words):
+    times = []
+    for _ in range(int(repeats) + 1):
+        begin = time.perf_counter()
+        subprocess.run([sutor, *words, "--threads", threads, "--dtype", "bf16", "--quiet"], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        times.append(time.perf_counter() - begin)
+    return statistics.median(times[1:])
+json.dump({f"first token, --weights {w}": seconds("generate", model, "--prompt", "the", "--max-tokens", "1", "--ignore-eos", "--weights", w)
+           for w in ("map", "huge")}, sys.stdout)
+PYTHON
   "$SUTOR" quantize "$1" --out "$work/nf4" --quiet >&2
   run infer-nf4 infer "$work/nf4" --seq 512 --max-tokens 64 --repeats "$REPEATS" --dtype bf16
 fi
@@ -51,8 +71,11 @@ rows under them: where a machine's pace changes within minutes, as in a shared o
 
 {peaks(k)} Shapes of a DeepSeek-V2-Lite layer and of Camelidae's adapters.
 """)
-table(["kernel", "shape", "tokens", "ms", "GFLOP/s", "% of GEMM peak", "% of memory peak"],
-      [(r["kernel"], r["shape"], r["tokens"], f"{1e3 * r['seconds']:.2f}", f"{r['gflops']:.0f}", pct(r["of_gemm_peak"]), pct(r["of_memory_peak"])) for r in k["rows"]])
+one = {(r["kernel"], r["shape"], r["tokens"]): r["seconds"] for r in load("kernels-1")["rows"]}
+table(["kernel", "shape", "tokens", "ms", "GFLOP/s", "% of GEMM peak", "% of memory peak", "% of roof", f"1 thread / {k['threads']}"],
+      [(r["kernel"], r["shape"], r["tokens"], f"{1e3 * r['seconds']:.2f}", f"{r['gflops']:.0f}", pct(r["of_gemm_peak"]), pct(r["of_memory_peak"]), pct(r["of_roof"]),
+        f"{one[r['kernel'], r['shape'], r['tokens']] / r['seconds']:.2f}x") for r in k["rows"]])
+print("The roof is the greater of the two shares' limits: what memory and the units allow for the row's work. The last column: time of one thread over that of all.\n")
 print(f"""## A MoE layer by the share of its experts that trains
 
 {peaks(l)} Forward, dx and the dW of the share: by the multiply-adds a step follows (2 + s) / 3 of training all.
@@ -71,8 +94,13 @@ if load("train"):
     print("## A whole model\n\n`sutor bench train` and `infer`; recomputation does not count as useful.\n")
     rows = [(r["what"], f"{r['tokens_per_s']:.0f}", f"{r['gflops']:.0f}", pct(r["of_gemm_peak"]), pct(r["of_memory_peak"]), f"{1e-9 * r['peak_bytes']:.2f}")
             for j in (load("train"), load("infer")) for r in j["rows"]]
+    for name, suffix in (("infer-map", ", weights mapped"), ("infer-8", "")):
+        rows += [(r["what"] + suffix, f"{r['tokens_per_s']:.0f}", f"{r['gflops']:.0f}", pct(r["of_gemm_peak"]), pct(r["of_memory_peak"]), f"{1e-9 * r['peak_bytes']:.2f}")
+                 for r in load(name)["rows"] if r["what"].startswith("decode")]
     rows += [(r["what"] + ", NF4", f"{r['tokens_per_s']:.0f}", f"{r['gflops']:.0f}", pct(r["of_gemm_peak"]), pct(r["of_memory_peak"]), f"{1e-9 * r['peak_bytes']:.2f}") for r in load("infer-nf4")["rows"]]
     table(["what", "tokens/s", "GFLOP/s", "% of GEMM peak", "% of memory peak", "peak GB"], rows)
+    print("From the start of the process, its file in the page cache:\n")
+    table(["what", "seconds"], [(what, f"{s:.2f}") for what, s in load("start").items()])
 PYTHON
 mv "$work/performance.md" "$OUT"
 echo "$OUT" >&2

@@ -9,6 +9,12 @@ namespace sutor {
 
 enum class Compute { kF32, kBF16 };
 
+// What a layer's pre-activations are kept in for backward: where products round their operands to
+// bf16, the kept ones are rounded too.
+inline DType kept_type(Compute compute) {
+  return compute == Compute::kBF16 ? DType::BF16 : DType::F32;
+}
+
 struct AdamWStep {  // double until the constants of the element loop are rounded, once
   double lr, beta1, beta2, eps, weight_decay;
   double grad_scale;    // the gradient is multiplied by this first (clipping)

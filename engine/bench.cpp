@@ -38,7 +38,25 @@ std::vector<KernelTiming> time_kernels(Ctx& ctx, bool small, int repeats,
     rows.push_back(std::move(row));
     done(rows.back());
   };
-  for (int64_t T : {1, 16, 128, 1024}) {
+  {  // one dense product, each of its three apart
+    const int64_t T = 1024, N = 2816;
+    Tensor w = made({N, kHidden}, DType::BF16, 3), x = made({T, kHidden}, DType::F32, 1),
+           y = empty({T, N}), dy = made({T, N}, DType::F32, 2), dx = zeros(x.shape),
+           dw = zeros(w.shape);
+    KernelTiming row{"dense forward", fmt::format("{} -> {}", kHidden, N), T, 0, 0, 0};
+    row.flop = 2 * static_cast<double>(T * w.numel());
+    row.bytes = static_cast<double>(w.nbytes());
+    row.seconds = median_seconds(repeats, [&] { ctx.k->linear_fwd(ctx, y, x, w, {}); });
+    add(row);
+    row.kernel = "dense dx";
+    row.seconds = median_seconds(repeats, [&] { ctx.k->linear_bwd(ctx, dx, {}, {}, dy, x, w); });
+    add(row);
+    row.kernel = "dense dw";
+    row.bytes = static_cast<double>(dw.nbytes());
+    row.seconds = median_seconds(repeats, [&] { ctx.k->linear_bwd(ctx, {}, dw, {}, dy, x, w); });
+    add(row);
+  }
+  for (int64_t T : {1, 16, 128, 512, 2048}) {
     Tensor x = made({T, kHidden}, DType::F32, 1);
     double tokens = static_cast<double>(T);
     {
@@ -64,7 +82,7 @@ std::vector<KernelTiming> time_kernels(Ctx& ctx, bool small, int repeats,
     MoeIndex index = sort_by_expert(spread_experts(T, experts, kTopK), static_cast<int>(experts));
     for (int64_t e = 0; e < experts; ++e) active += index.offset[e + 1] > index.offset[e];
     Tensor y = empty({T, kHidden}), weight = made({T, kTopK}, DType::F32, 4);
-    Tensor gate = empty({pairs, kWidth}), up = empty({pairs, kWidth});
+    Tensor gate = empty({pairs, kWidth}, kept_type(ctx.compute)), up = empty_like(gate);
     Tensor dy = made({T, kHidden}, DType::F32, 5), dx = zeros({T, kHidden});
     KernelTiming row{
         "moe_ffn", fmt::format("{} x {}, {} of {}", kHidden, kWidth, kTopK, experts), T, 0, 0, 0};
@@ -123,8 +141,8 @@ std::vector<LayerTiming> time_layer(Ctx& ctx, bool small, int repeats,
     if (small && T > 128) break;
     MoeIndex index = sort_by_expert(spread_experts(T, experts, kTopK), static_cast<int>(experts));
     Tensor x = made({T, kHidden}, DType::F32, 1), weight = made({T, kTopK}, DType::F32, 4),
-           y = empty({T, kHidden}), gate = empty({T * kTopK, kWidth}), up = empty(gate.shape),
-           dy = made({T, kHidden}, DType::F32, 5), dx = zeros({T, kHidden}),
+           y = empty({T, kHidden}), gate = empty({T * kTopK, kWidth}, kept_type(ctx.compute)),
+           up = empty_like(gate), dy = made({T, kHidden}, DType::F32, 5), dx = zeros({T, kHidden}),
            dweight = zeros({T, kTopK});
     const double forward = 6 * static_cast<double>(T * kTopK * kHidden * kWidth);
     for (double share : {0.0, 0.05, 0.125, 0.25, 0.5, 1.0}) {

@@ -110,7 +110,7 @@ Variant one_region(Ctx& ctx, const Sizes& s) {
 
 Variant swiglu_epilogue(Ctx& ctx, const Sizes& s) {
   auto m = std::make_shared<Moe>(s);
-  Tensor gate = empty({m->pairs, s.width}), up = empty(gate.shape);
+  Tensor gate = empty({m->pairs, s.width}, kept_type(ctx.compute)), up = empty_like(gate);
   return {m->shape,
           [&ctx, m] { ctx.k->moe_ffn_fwd(ctx, m->y, {}, {}, m->x, m->weight, m->index, m->w); },
           [&ctx, m, gate, up] {
@@ -123,7 +123,7 @@ Variant swiglu_epilogue(Ctx& ctx, const Sizes& s) {
 
 Variant restricted_dw(Ctx& ctx, const Sizes& s) {
   auto m = std::make_shared<Moe>(s);
-  Tensor gate = empty({m->pairs, s.width}), up = empty(gate.shape),
+  Tensor gate = empty({m->pairs, s.width}, kept_type(ctx.compute)), up = empty_like(gate),
          dy = made(m->x.shape, DType::F32, 5);
   ctx.k->moe_ffn_fwd(ctx, m->y, gate, up, m->x, m->weight, m->index, m->w);
   auto grads = [&](int64_t n) {

@@ -69,11 +69,16 @@ Tensor spread_experts(int64_t tokens, int64_t experts, int64_t top_k) {
 
 ExpertWeights made_experts(int64_t experts, int64_t hidden, int64_t width) {
   ExpertWeights w;
-  for (int64_t e = 0; e < experts; ++e) {
-    w.gate.push_back(made({width, hidden}, DType::BF16, e * 3));
-    w.up.push_back(made({width, hidden}, DType::BF16, e * 3 + 1));
-    w.down.push_back(made({hidden, width}, DType::BF16, e * 3 + 2));
-  }
+  // One block, as weights moved to huge pages lie.
+  Tensor all = empty({experts * 3 * width, hidden}, DType::BF16);
+  uint64_t seed = 0;
+  for (int64_t e = 0; e < experts; ++e)
+    for (auto* table : {&w.gate, &w.up, &w.down}) {
+      Tensor t =
+          all.slice(static_cast<int64_t>(seed) * width, static_cast<int64_t>(seed + 1) * width);
+      fill(t, seed++);
+      table->push_back(table == &w.down ? t.view({hidden, width}) : t);
+    }
   return w;
 }
 

@@ -1,8 +1,8 @@
 #pragma once
 // Charts as inline SVG text: lines with axes, a legend and bands; heat maps with values; horizontal
-// bars. No scripts, no external resources, no ids. Colours are mid-tones readable on white and on
-// black; text takes the page's colour (currentColor). Every chart is role="img" with a <title>;
-// heat-map cells and bars carry one each. Test: tests/report.cpp.
+// bars; rooflines. No scripts, no external resources, no ids. Colours are mid-tones readable on
+// white and on black; text takes the page's colour (currentColor). Every chart is role="img" with a
+// <title>; heat-map cells and bars carry one each. Test: tests/report.cpp.
 
 #include <string>
 #include <string_view>
@@ -43,8 +43,20 @@ struct BarChart {
   std::vector<std::vector<double>> values;  // [groups][series]; NaN = no value
 };
 
+struct RooflinePoint {
+  std::string name, detail;  // one colour and one line of the legend for each name
+  double flop_per_byte, gflops;
+};
+
+struct Roofline {
+  std::string title;
+  double peak_gflops, read_gbps;
+  std::vector<RooflinePoint> points;
+};
+
 std::string draw(const LineChart& chart);
 std::string draw(const HeatMap& map);
 std::string draw(const BarChart& chart);
+std::string draw(const Roofline& roofline);  // throws for values <= 0
 
 }  // namespace sutor

@@ -63,6 +63,13 @@ class MoeBlock {
 };
 
 // Where the tokens of a batch stand: what every attention needs beside its input.
+// A sequence in a layer's cache, to which a token is added.
+struct Cached {
+  LayerCache* cache;
+  int64_t length;  // before it
+  Tensor start;    // I32 [length + 1]
+};
+
 struct Places {
   RopeAngles angles;
   Tensor start;  // I32: first token that each may see

@@ -1,7 +1,8 @@
 #pragma once
 // The skeleton all families share: embedding, blocks of x += attention(norm x), x += mlp, moe or
 // adapter_moe(norm x), final norm, head. `Attention` (Mla, Gqa) is built once per layer from its
-// Options and offers operator()(x, places), make_cache(capacity), extend(x, places, cache, length).
+// Options and offers operator()(x, places), make_cache(capacity), extend(x, places, cache, length),
+// extend_each(x, angles, sequences).
 
 #include <deque>
 #include <map>
@@ -90,6 +91,36 @@ class Decoder : public Model {
     cache.capacity = capacity;
     for (const Layer& b : layers_) cache.layers.push_back(b.attention.make_cache(capacity));
     return cache;
+  }
+
+  Tensor extend_each(Ctx& ctx, const std::vector<KvCache*>& caches,
+                     const std::vector<int32_t>& ids) override {
+    const auto n = static_cast<int64_t>(ids.size());
+    Tape tape(ctx, false);
+    Trace none;
+    Tensor id = empty({n}, DType::I32), pos = empty({n}, DType::I32);
+    std::vector<Starts> starts;
+    for (int64_t i = 0; i < n; ++i) {
+      const KvCache& c = *caches[i];
+      check(c.length < c.capacity, "the sequence of {} tokens does not fit the cache of {}",
+            c.length + 1, c.capacity);
+      id.i32()[i] = ids[i];
+      pos.i32()[i] = static_cast<int32_t>(c.length);
+      starts.emplace_back(zeros({c.length + 1}, DType::I32));
+    }
+    RopeAngles angles = rope_.angles(pos, true);
+    float eps = static_cast<float>(config.norm_eps);
+    Var x = embed(tape, id, *embed_);
+    std::vector<Cached> cached(ids.size());
+    for (size_t i = 0; i < layers_.size(); ++i) {
+      const Layer& b = layers_[i];
+      for (size_t s = 0; s < cached.size(); ++s)
+        cached[s] = {&caches[s]->layers[i], caches[s]->length, starts[s].of(window(i))};
+      x = add(x, b.attention.extend_each(rms_norm(x, *b.norm1, eps), angles, cached));
+      x = b.feed_forward(x, eps, {{0, static_cast<int32_t>(n)}, {}}, none, nullptr);
+    }
+    for (KvCache* c : caches) ++c->length;
+    return rms_norm(x, *norm_, eps).value;
   }
 
   Tensor extend(Ctx& ctx, KvCache& cache, const std::vector<int32_t>& ids,

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <list>
 #include <numeric>
 
 #include "engine/random.h"
@@ -73,9 +74,61 @@ std::vector<std::pair<int32_t, double>> top_logprobs(const float* logits, int64_
   return out;
 }
 
-}  // namespace
+using Clock = std::chrono::steady_clock;
+double since(Clock::time_point t) {
+  return std::chrono::duration<double>(Clock::now() - t).count();
+}
 
-namespace {
+void check_ids(const Model& model, const std::vector<int32_t>& ids) {
+  for (int32_t id : ids)
+    check(id >= 0 && id < model.config.vocab, "token id {}: the vocabulary has {} ids", id,
+          model.config.vocab);
+}
+
+// What is drawn token by token, from logits that come one way or another.
+struct Sequence {
+  const SampleOptions& opt;
+  Sampler sample;
+  const std::vector<int32_t>& eos;
+  const std::function<bool(int32_t)>& on_token;
+  int64_t max_tokens;
+  std::vector<int32_t> seen;  // the prompt and what was drawn
+  Generation g;
+
+  bool ends(int32_t id) const { return std::find(eos.begin(), eos.end(), id) != eos.end(); }
+  int64_t left() const { return max_tokens - std::ssize(g.ids); }
+
+  // The next token; false where the sequence ends, with it or before it.
+  bool draw(float* row, int64_t V) {
+    if (left() <= 0) return false;
+    check_finite(row, V, seen.back(), seen.size());
+    TokenLogprobs told;
+    std::vector<float> raw;  // the sampler changes the row in place
+    double log_sum = 0;
+    if (opt.logprobs > 0) {
+      raw.assign(row, row + V);
+      told.top = top_logprobs(row, V, opt.logprobs, log_sum);
+    }
+    const int32_t id = sample(row, V, seen);
+    if (ends(id)) {
+      g.stopped = true;
+      return false;
+    }
+    g.ids.push_back(id);
+    if (opt.logprobs > 0) {
+      told.chosen = raw[id] - log_sum;
+      g.logprobs.push_back(std::move(told));
+    }
+    seen.push_back(id);
+    if (on_token && !on_token(id)) {
+      g.stopped = true;
+      return false;
+    }
+    if (left() == 0) return false;
+    ++g.decode_tokens;
+    return true;
+  }
+};
 
 // Room for `capacity` tokens, and what the prompt shares with the cached ids kept: at least its
 // last token is to be read again, for its logits. Dynamic RoPE turns every token of a prompt beyond
@@ -110,18 +163,11 @@ Generation generate(Ctx& ctx, Model& model, const std::vector<int32_t>& prompt, 
   // Rows that still take the dot-product path (engine/cpu/gemm.h), whose sums depend on no other
   // row; keys and values expanded per head (LoRA on kv_b) do so from this many cached tokens on.
   constexpr int64_t kTogether = 4;
-  using Clock = std::chrono::steady_clock;
-  auto since = [](Clock::time_point t) {
-    return std::chrono::duration<double>(Clock::now() - t).count();
-  };
   check(!prompt.empty(), "the prompt has no tokens");
-  for (const auto* ids : {&prompt, &draft})
-    for (int32_t id : *ids)
-      check(id >= 0 && id < model.config.vocab, "token id {}: the vocabulary has {} ids", id,
-            model.config.vocab);
-  auto ends = [&eos](int32_t id) { return std::find(eos.begin(), eos.end(), id) != eos.end(); };
-  Generation g;
-  Sampler sample(opt);
+  check_ids(model, prompt);
+  check_ids(model, draft);
+  Sequence seq{opt, Sampler(opt), eos, on_token, max_tokens, prompt, {}};
+  Generation& g = seq.g;
   KvSession own;
   KvSession& kept = session != nullptr ? *session : own;
   prepare(model, kept, prompt, std::ssize(prompt) + max_tokens);
@@ -132,38 +178,12 @@ Generation generate(Ctx& ctx, Model& model, const std::vector<int32_t>& prompt, 
   Tensor logits = logits_of(ctx, model, model.extend(ctx, cache, unread, 1));
   g.prefill_seconds = since(begin);
   begin = Clock::now();
-  std::vector<int32_t> seen = prompt, fed{prompt.back()};  // logits row i follows fed[i]
+  std::vector<int32_t> fed{prompt.back()};  // logits row i follows fed[i]
   size_t at = 0;
   bool on_draft = true;
-  while (static_cast<int64_t>(g.ids.size()) < max_tokens) {
-    float* row = logits.row(static_cast<int64_t>(at));
-    check_finite(row, logits.cols(), seen.back(), seen.size());
-    TokenLogprobs told;
-    std::vector<float> raw;  // the sampler changes the row in place
-    double log_sum = 0;
-    if (opt.logprobs > 0) {
-      raw.assign(row, row + logits.cols());
-      told.top = top_logprobs(row, logits.cols(), opt.logprobs, log_sum);
-    }
-    int32_t id = sample(row, logits.cols(), seen);
-    if (ends(id)) {
-      g.stopped = true;
-      break;
-    }
-    on_draft = on_draft && g.ids.size() < draft.size() && draft[g.ids.size()] == id;
-    g.ids.push_back(id);
-    if (opt.logprobs > 0) {
-      told.chosen = raw[id] - log_sum;
-      g.logprobs.push_back(std::move(told));
-    }
-    seen.push_back(id);
-    if (on_token && !on_token(id)) {
-      g.stopped = true;
-      break;
-    }
-    int64_t left = max_tokens - static_cast<int64_t>(g.ids.size());
-    if (left == 0) break;
-    ++g.decode_tokens;
+  while (seq.draw(logits.row(static_cast<int64_t>(at)), logits.cols())) {
+    const int32_t id = g.ids.back();
+    on_draft = on_draft && g.ids.size() <= draft.size() && draft[g.ids.size() - 1] == id;
     if (at + 1 < fed.size() && fed[at + 1] == id) {
       ++at;
       continue;
@@ -172,8 +192,9 @@ Generation generate(Ctx& ctx, Model& model, const std::vector<int32_t>& prompt, 
     fed = {id};
     at = 0;
     if (on_draft && cache.length >= kTogether)
-      for (size_t i = g.ids.size(); i < draft.size() && !ends(draft[i]) &&
-                                    static_cast<int64_t>(fed.size()) < std::min(left, kTogether);
+      for (size_t i = g.ids.size();
+           i < draft.size() && !seq.ends(draft[i]) &&
+           static_cast<int64_t>(fed.size()) < std::min(seq.left(), kTogether);
            ++i)
         fed.push_back(draft[i]);
     logits = logits_of(ctx, model, model.extend(ctx, cache, fed, static_cast<int64_t>(fed.size())));
@@ -181,9 +202,62 @@ Generation generate(Ctx& ctx, Model& model, const std::vector<int32_t>& prompt, 
   g.decode_seconds = since(begin);
   // Behind fed[at] the cache holds guesses: wrong ones, or drawn just now.
   cache.length -= static_cast<int64_t>(fed.size() - 1 - at);
-  kept.ids = std::move(seen);
+  kept.ids = std::move(seq.seen);
   kept.ids.resize(static_cast<size_t>(cache.length));
-  return g;
+  return std::move(g);
+}
+
+void generate_together(Ctx& ctx, Model& model, const std::vector<Request>& requests, int64_t most,
+                       const std::vector<int32_t>& eos,
+                       const std::function<void(size_t, Generation)>& done) {
+  struct Active {
+    size_t index;
+    Sequence seq;
+    KvCache cache;
+    Clock::time_point begin;
+  };
+  for (const Request& r : requests) {
+    check(!r.prompt.empty(), "the prompt has no tokens");
+    check_ids(model, r.prompt);
+  }
+  std::list<Active> active;
+  auto finish = [&](Active& a) {
+    a.seq.g.decode_seconds = since(a.begin);
+    done(a.index, std::move(a.seq.g));
+  };
+  for (size_t next = 0; next < requests.size() || !active.empty();) {
+    for (; next < requests.size() && std::ssize(active) < most; ++next) {
+      const Request& r = requests[next];
+      Active a{next,
+               {r.sample, Sampler(r.sample), eos, r.on_token, r.max_tokens, r.prompt, {}},
+               model.make_cache(std::ssize(r.prompt) + r.max_tokens),
+               Clock::now()};
+      Tensor logits = logits_of(ctx, model, model.extend(ctx, a.cache, r.prompt, 1));
+      a.seq.g.prefill_seconds = since(a.begin);
+      a.begin = Clock::now();
+      if (a.seq.draw(logits.row(0), logits.cols()))
+        active.push_back(std::move(a));
+      else
+        finish(a);
+    }
+    if (active.empty()) continue;
+    std::vector<KvCache*> caches;
+    std::vector<int32_t> ids;
+    for (Active& a : active) {
+      caches.push_back(&a.cache);
+      ids.push_back(a.seq.g.ids.back());
+    }
+    Tensor logits = logits_of(ctx, model, model.extend_each(ctx, caches, ids));
+    int64_t row = 0;
+    for (auto a = active.begin(); a != active.end(); ++row) {
+      if (a->seq.draw(logits.row(row), logits.cols())) {
+        ++a;
+      } else {
+        finish(*a);
+        a = active.erase(a);
+      }
+    }
+  }
 }
 
 }  // namespace sutor

@@ -53,6 +53,21 @@ Generation generate(Ctx& ctx, Model& model, const std::vector<int32_t>& prompt, 
                     const std::function<bool(int32_t)>& on_token = {},
                     const std::vector<int32_t>& draft = {}, KvSession* session = nullptr);
 
+// One of several sequences that are generated together.
+struct Request {
+  std::vector<int32_t> prompt;
+  int64_t max_tokens;
+  SampleOptions sample;
+  std::function<bool(int32_t)> on_token = {};  // as of generate()
+};
+
+// Up to `most` of them go through the model token by token together, the next as one ends: its
+// weights are read once for all. done(i, generation) as each ends. Up to four together get what
+// generate() gives them; more are summed in another order.
+void generate_together(Ctx& ctx, Model& model, const std::vector<Request>& requests, int64_t most,
+                       const std::vector<int32_t>& eos,
+                       const std::function<void(size_t, Generation)>& done);
+
 // Logits [n,V] of hidden states [n,H].
 Tensor logits_of(Ctx& ctx, const Model& model, const Tensor& hidden);
 

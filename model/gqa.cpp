@@ -128,4 +128,22 @@ Var Gqa::extend(const Var& x, const Places& p, LayerCache& cache, int64_t length
                 x.tape->constant(cache.v.slice(0, S * G)), p.start);
 }
 
+Var Gqa::extend_each(const Var& x, const RopeAngles& angles,
+                     const std::vector<Cached>& sequences) const {
+  const int64_t G = opt.kv_heads, N = opt.heads;
+  Ctx& ctx = x.tape->ctx;
+  Qkv y = project(x, angles);
+  Tensor a = empty({x.value.rows() * N, opt.head_dim});
+  for (int64_t i = 0; i < x.value.rows(); ++i) {
+    const Cached& c = sequences[i];
+    const int64_t S = c.length + 1;
+    copy_into(c.cache->k.slice(c.length * G, S * G), y.k.value.slice(i * G, (i + 1) * G));
+    copy_into(c.cache->v.slice(c.length * G, S * G), y.v.value.slice(i * G, (i + 1) * G));
+    ctx.k->attention_fwd(ctx, a.slice(i * N, (i + 1) * N), {}, y.q.value.slice(i * N, (i + 1) * N),
+                         c.cache->k.slice(0, S * G), c.cache->v.slice(0, S * G), c.start,
+                         static_cast<int>(N), static_cast<int>(G), scale);
+  }
+  return linear(x.tape->constant(a.view({x.value.rows(), N * opt.head_dim})), *o, o_bias);
+}
+
 }  // namespace sutor

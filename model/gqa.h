@@ -27,6 +27,9 @@ struct Gqa {
   LayerCache make_cache(int64_t capacity) const;
   // x: new tokens, which follow the first `length` of the cache.
   Var extend(const Var& x, const Places& p, LayerCache& cache, int64_t length) const;
+  // Row i of x: a new token of sequences[i].
+  Var extend_each(const Var& x, const RopeAngles& angles,
+                  const std::vector<Cached>& sequences) const;
 
  private:
   struct Qkv {

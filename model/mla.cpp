@@ -97,4 +97,30 @@ Var Mla::extend(const Var& x, const Places& p, LayerCache& cache, int64_t length
   return linear(x.tape->constant(y.view({n, opt.heads * opt.v})), *o);
 }
 
+Var Mla::extend_each(const Var& x, const RopeAngles& angles,
+                     const std::vector<Cached>& sequences) const {
+  const int64_t n = x.value.rows(), N = opt.heads;
+  Ctx& ctx = x.tape->ctx;
+  Var q = query(x, angles);
+  auto [latents, pe] = latent(x, angles);
+  Tensor y = empty({n * N, opt.v}), h = kv_b->lora ? empty(x.value.shape) : Tensor{};
+  for (int64_t i = 0; i < n; ++i) {
+    const Cached& c = sequences[i];
+    const int64_t S = c.length + 1;
+    copy_into(c.cache->k.slice(c.length, S), latents.value.slice(i, i + 1));
+    copy_into(c.cache->v.slice(c.length, S), pe.value.slice(i, i + 1));
+    Tensor all = c.cache->k.slice(0, S), all_pe = c.cache->v.slice(0, S),
+           mine = q.value.slice(i * N, (i + 1) * N);
+    if (kv_b->lora)
+      copy_into(h.slice(i, i + 1), expanded(x.tape->constant(mine), x.tape->constant(all),
+                                            x.tape->constant(all_pe), c.start)
+                                       .value);
+    else
+      ctx.k->mla_decode_fwd(ctx, y.slice(i * N, (i + 1) * N), mine, all, all_pe, kv_b->value,
+                            static_cast<int>(N), opt.scale);
+  }
+  if (kv_b->lora) return x.tape->constant(h);
+  return linear(x.tape->constant(y.view({n, N * opt.v})), *o);
+}
+
 }  // namespace sutor

@@ -86,6 +86,10 @@ class Model {
   // tokens (the prompt needs its last alone: the last layer's MLP is computed for no other).
   virtual Tensor extend(Ctx& ctx, KvCache& cache, const std::vector<int32_t>& ids,
                         int64_t wanted) = 0;
+  // Appends one token to each of several sequences, whose weights are then read once: ids[i] to
+  // *caches[i]. Returns the hidden states [n,H]. Up to four are computed each as if alone.
+  virtual Tensor extend_each(Ctx& ctx, const std::vector<KvCache*>& caches,
+                             const std::vector<int32_t>& ids) = 0;
 };
 
 // Builds the model of a folder or a .gguf file; weights stay in the mapped files, quantised ones

@@ -327,6 +327,18 @@ std::string settings(const std::vector<ReportRun>& runs) {
                                  [](const ReportRun& r) { return r.settings.has_value(); });
 }
 
+// A section only where a folder has it: most runs time no kernels.
+std::string kernels(const std::vector<ReportRun>& runs) {
+  std::string s;
+  for (const ReportRun& r : runs)
+    if (r.roofline)
+      s += figure(draw(*r.roofline),
+                  r.name +
+                      ": what the kernels reach of what this machine's memory and units allow. "
+                      "A point on the line is at the roof.");
+  return s.empty() ? s : "<h2>Kernels</h2>\n" + s;
+}
+
 constexpr const char* kHead = R"(<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -380,6 +392,7 @@ std::string make_report(const std::vector<std::string>& dirs) {
   s += "<h2>Expert scores</h2>\n" + concentration(runs) + choices(runs);
   s += "<h2>Experts trained</h2>\n" + trained(runs);
   s += "<h2>Overlap between tasks</h2>\n" + overlap(runs);
+  s += kernels(runs);
   s += "<h2>Settings</h2>\n" + settings(runs);
   return s + "</body>\n</html>\n";
 }

@@ -2,7 +2,8 @@
 // One self-contained HTML page about some runs: before/after table, loss curves, and the figures of
 // the ESFT paper (arXiv 2407.01906): Fig. 2 (scores fall off quickly), Fig. 3 (tasks share few of
 // their top experts), Fig. 4 (experts trained per layer). Read from each folder, all optional:
-// log.jsonl, scores.json, expert_cfg.json (also in adapter/), results.json, run.yaml.
+// log.jsonl, scores.json, expert_cfg.json (also in adapter/), results.json, run.yaml, bench.json
+// (of sutor bench kernels --json: a roofline).
 
 #include <string>
 #include <vector>

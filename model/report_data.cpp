@@ -63,6 +63,33 @@ Json read_results(const std::string& path) {
   return j["rows"];
 }
 
+// What `sutor bench kernels --json` prints.
+Roofline read_roofline(const std::string& path) {
+  const Json j = read_json_file(path);
+  check(j.is_object() && j.contains("rows") && j["rows"].is_array(), "{}: has no list \"rows\"",
+        path);
+  Roofline r;
+  const std::string kernels = get<std::string>(j, "kernels", path),
+                    dtype = get<std::string>(j, "dtype", path);
+  r.title = fmt::format("Kernels under the roof: {}, {}, {} threads", kernels, dtype,
+                        get<int64_t>(j, "threads", path));
+  r.peak_gflops = get<double>(j, dtype + "_gflops", path);
+  r.read_gbps = get<double>(j, "read_gbps", path);
+  int i = 0;
+  for (const Json& row : j["rows"]) {
+    const std::string where = fmt::format("{}: rows[{}]", path, i++);
+    const double gflops = get<double>(row, "gflops", where), gbps = get<double>(row, "gbps", where);
+    check(gflops > 0 && gbps > 0, "{}: {} GFLOP/s and {} GB/s", where, gflops, gbps);
+    r.points.push_back({get<std::string>(row, "kernel", where),
+                        fmt::format("{}, {} tokens", get<std::string>(row, "shape", where),
+                                    get<int64_t>(row, "tokens", where)),
+                        gflops / gbps, gflops});
+  }
+  check(!r.points.empty() && r.peak_gflops > 0 && r.read_gbps > 0, "{}: holds no measurement",
+        path);
+  return r;
+}
+
 }  // namespace
 
 ReportRun read_report_run(const std::string& dir) {
@@ -78,9 +105,10 @@ ReportRun read_report_run(const std::string& dir) {
   if (auto p = find("expert_cfg.json"); !p.empty()) r.experts = read_expert_config(p);
   if (auto p = find("results.json"); !p.empty()) r.results = read_results(p);
   if (auto p = find("run.yaml"); !p.empty()) r.settings = read_file(p);
-  check(r.log || r.scores || r.experts || r.results || r.settings,
+  if (auto p = find("bench.json"); !p.empty()) r.roofline = read_roofline(p);
+  check(r.log || r.scores || r.experts || r.results || r.settings || r.roofline,
         "{}: holds nothing to report on (looked for log.jsonl, scores.json, expert_cfg.json, "
-        "results.json, run.yaml)",
+        "results.json, run.yaml, bench.json)",
         dir);
   return r;
 }

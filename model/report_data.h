@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "io/json.h"
+#include "io/svg.h"
 #include "model/esft.h"
 
 namespace sutor {
@@ -27,6 +28,7 @@ struct ReportRun {
   std::optional<Scores> scores;
   std::optional<ExpertConfig> experts;
   std::optional<Json> results;
+  std::optional<Roofline> roofline;
   std::optional<std::string> settings;
 };
 

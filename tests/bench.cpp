@@ -31,7 +31,8 @@ TEST_CASE("bench train, infer: a model on random ids, as a share of the peaks") 
   const std::string model = "tests/goldens/deepseek_v2/lite ";
   for (const char* words :
        {"train --method full --seq 24 --batch 2 --recompute --optimizer adamw8bit",
-        "train --method lora --rank 2 --seq 24", "infer --seq 16 --max-tokens 4 --weights map"}) {
+        "train --method lora --rank 2 --seq 24", "infer --seq 16 --max-tokens 4 --weights map",
+        "infer --seq 16 --max-tokens 4 --batch 6"}) {
     CAPTURE(words);
     std::string line = words;
     line.insert(line.find(' ') + 1, model);
@@ -44,12 +45,20 @@ TEST_CASE("bench train, infer: a model on random ids, as a share of the peaks") 
       CHECK(row["gbps"].get<double>() > 0);
     }
   }
+  Result csv = run(f, "bench infer " + model + "--seq 16 --max-tokens 4 --repeats 1 --csv");
+  REQUIRE(csv.code == 0);
+  CHECK(std::count(csv.out.begin(), csv.out.end(), '\n') == 3);
+  const std::string head = csv.out.substr(0, csv.out.find('\n')),
+                    last = csv.out.substr(csv.out.rfind('\n', csv.out.size() - 2) + 1);
+  CHECK(std::count(head.begin(), head.end(), ',') == std::count(last.begin(), last.end(), ','));
+  CHECK(last.find("\"decode of 4\"") != last.npos);
   for (auto [words, says] :
        {std::pair{"nothing", "WHAT is 'nothing'; allowed: peaks, kernels, layer"},
         {"train", "bench train: name a MODEL"},
         {"kernels x", "bench kernels: takes no MODEL"},
         {"layer --recompute", "only train has it"},
-        {"infer x --batch 2", "only train has it"},
+        {"layer --batch 2", "only train and infer have it"},
+        {"peaks --csv", "peaks has no rows"},
         {"peaks --small", "only kernels, layer and fusion have it"},
         {"infer tests/goldens/deepseek_v2/lite --seq 1000000", "max_position_embeddings"}}) {
     CAPTURE(words);

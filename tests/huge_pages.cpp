@@ -1,6 +1,7 @@
 // Weights moved into huge pages: the same bits, in memory that is no file's.
 #include "model/huge_pages.h"
 
+#include "io/json.h"
 #include "tests/command.h"
 #include "tests/testing.h"
 
@@ -32,4 +33,38 @@ TEST_CASE("huge pages: --weights changes no token") {
   REQUIRE(a.code == 0);
   CHECK(a.out == b.out);
   CHECK(c.code == 2);
+}
+
+TEST_CASE("huge pages: --weights changes no bit of training, scores or an evaluation") {
+  if (binary() == nullptr) return;
+  Folder f;
+  const std::string model = "tests/goldens/esft_train/model",
+                    data = " --data tests/goldens/esft_train/rows.jsonl --quiet --weights ";
+  auto ran = [&](const std::string& line) {
+    Result r = run(f, line);
+    CAPTURE(r.err);
+    REQUIRE(r.code == 0);
+    return r.out;
+  };
+  for (const std::string weights : {"map", "huge"}) {
+    ran("train " + model + data + weights + " --method lora --steps 2 --batch 2 --seq 128 --out " +
+        (f / ("run-" + weights)));
+    ran("score " + model + data + weights + " --tokens 2000 --out " + (f / (weights + ".json")));
+  }
+  auto same = [&](const std::string& a, const std::string& b) {
+    CHECK(read_file(f / a) == read_file(f / b));
+  };
+  same("run-map/adapter/adapter_model.safetensors", "run-huge/adapter/adapter_model.safetensors");
+  same("map.json", "huge.json");
+  const std::string eval = "eval " + model + data;
+  auto loss = [&](const std::string& weights) {
+    return parse_json(ran(eval + weights + " --metric loss --json"), "eval")["score"];
+  };
+  CHECK(loss("map") == loss("huge"));
+  // A run goes on wherever its weights lie.
+  const std::string train = "train " + model + data,
+                    more = " --method lora --batch 2 --seq 128 --save-every 1 --out " + (f / "on");
+  ran(train + "map --steps 1" + more);
+  ran(train + "huge --steps 2 --resume" + more);
+  same("run-map/adapter/adapter_model.safetensors", "on/adapter/adapter_model.safetensors");
 }

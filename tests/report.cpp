@@ -179,6 +179,33 @@ TEST_CASE("report: models that differ are not compared; equal folder names are t
   CHECK(!has(page, fs::absolute("build").string()));
 }
 
+TEST_CASE("report: kernels under the roof, where a folder has a bench.json") {
+  std::string dir = folder("bench");
+  auto bench = [&](const char* gflops) {
+    put(dir + "/bench.json",
+        fmt::format(
+            "{{\"kernels\":\"amx\",\"dtype\":\"bf16\",\"threads\":2,\"bf16_gflops\":4000,"
+            "\"f32_gflops\":350,\"read_gbps\":30,\"rows\":["
+            "{{\"kernel\":\"a <b>\",\"shape\":\"2 -> 3\",\"tokens\":16,\"gflops\":300,\"gbps\":"
+            "20}},{{\"kernel\":\"c\",\"shape\":\"4\",\"tokens\":1024,\"gflops\":{},\"gbps\":2}}]}}",
+            gflops));
+    return error_of({dir});
+  };
+  REQUIRE(bench("2000") == "");
+  std::string page = make_report({dir});
+  CHECK(malformed(page) == "");
+  for (const char* part :
+       {"Kernels under the roof: amx, bf16, 2 threads", "4000 GFLOP/s, 30.0 GB/s",
+        // 15 flop a byte: memory allows 450
+        "a &lt;b&gt;, 2 -&gt; 3, 16 tokens: 300 GFLOP/s, 67 % of the roof</title>",
+        "c, 4, 1024 tokens: 2000 GFLOP/s, 50 % of the roof</title>"})
+    CHECK_MESSAGE(has(page, part), part);
+  CHECK(has(bench("0"), "rows[1]: 0 GFLOP/s and 2 GB/s"));
+  CHECK(has(bench("\"x\""), "\"gflops\" must be a number"));
+  put(dir + "/bench.json", "{\"rows\":[]}");
+  CHECK(has(error_of({dir}), "\"kernels\" is missing"));
+}
+
 TEST_CASE("report: errors name the folder, the file and the line") {
   std::string dir = folder("bad");
   CHECK(has(error_of({}), "no folders"));

@@ -36,8 +36,8 @@ struct Forward {
         [&](int64_t i, int64_t t, const float* c) {
           const float *g = c, *v = c + 1024;
           int64_t line = (u.first + i) * 32, cols = line_width(t, n);
-          if (gate) mk.store_t(gate.row(base + t * 32) + line, gate.ld, g, lines(i), cols, nullptr);
-          if (up) mk.store_t(up.row(base + t * 32) + line, up.ld, v, lines(i), cols, nullptr);
+          keep(gate, base + t * 32, line, g, lines(i), cols);
+          keep(up, base + t * 32, line, v, lines(i), cols);
           alignas(64) float a[1024];
           mk.swiglu(a, g, v, 1024);
           int64_t s = line / mk.step;  // 32 rows of a^T are one or two steps of the next product
@@ -46,6 +46,17 @@ struct Forward {
                          true);
         },
         p1.as_they_lie());
+  }
+
+  // Pre-activations of a block: its rows are lines, its columns tokens.
+  void keep(const Tensor& kept, int64_t row, int64_t line, const float* c, int64_t lines,
+            int64_t tokens) const {
+    if (!kept) return;
+    if (kept.dtype == DType::F32)
+      return mk.store_t(kept.row(row) + line, kept.ld, c, lines, tokens, nullptr);
+    alignas(64) float by_token[1024];
+    mk.store_t(by_token, 32, c, 32, 32, nullptr);
+    for (int64_t t = 0; t < tokens; ++t) keep_row(kept, row + t, line, by_token + t * 32, lines);
   }
 
   void gate_up_small(const MoeUnit& u) {
@@ -67,8 +78,8 @@ struct Forward {
         for (int64_t i = 0; i < m; ++i) {
           const int64_t at = r + i * apart;
           act.row(base + j)[at] = mk.rounds ? float(bf16(a[i])) : a[i];
-          if (gate) gate.row(base + j)[at] = g[j][i];
-          if (up) up.row(base + j)[at] = v[j][i];
+          if (gate) keep_row(gate, base + j, at, &g[j][i], 1);
+          if (up) keep_row(up, base + j, at, &v[j][i], 1);
         }
       }
     });

@@ -112,8 +112,8 @@ void moe_ffn_bwd(Ctx& ctx, Tensor dx, Tensor dweight, ExpertWeights* dw, Tensor 
           std::memset(v, 0, sizeof v);
           for (int64_t r = 0; r < tokens; ++r) {
             int64_t pos = base + t * 32 + r, pair = index.pair[pos];
-            std::memcpy(g + r * 32, gate.row(pos) + j * 32, cols * 4);
-            std::memcpy(v + r * 32, up.row(pos) + j * 32, cols * 4);
+            kept_row(g + r * 32, gate, pos, j * 32, cols);
+            kept_row(v + r * 32, up, pos, j * 32, cols);
             float weighting = weight.row(pair / plan.top_k)[pair % plan.top_k];
             dots.row(pos)[j] = mk.swiglu_grad(z + r * 32, g + r * 32, v + r * 32, weighting, 32);
           }

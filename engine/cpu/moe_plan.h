@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "engine/cpu/gemm.h"
+#include "engine/cpu/rows.h"
 
 namespace sutor::cpu {
 
@@ -117,6 +118,20 @@ struct Transposed {
            ((*before)[e] * line_panels + panel * steps(e)) * 2048;
   }
 };
+
+// Kept pre-activations (F32 or BF16): n elements of row r from column c on.
+inline void keep_row(const Tensor& kept, int64_t r, int64_t c, const float* from, int64_t n) {
+  if (kept.dtype == DType::BF16)
+    row_kernels().narrow(&kept.as<bf16>()[r * kept.ld + c].bits, from, n);
+  else
+    std::copy_n(from, n, kept.row(r) + c);
+}
+inline void kept_row(float* to, const Tensor& kept, int64_t r, int64_t c, int64_t n) {
+  if (kept.dtype == DType::BF16)
+    row_kernels().widen(to, &kept.as<bf16>()[r * kept.ld + c].bits, n);
+  else
+    std::copy_n(kept.row(r) + c, n, to);
+}
 
 inline Rows block_rows(const float* c) { return {c, DType::F32, 32, nullptr}; }
 

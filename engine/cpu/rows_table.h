@@ -47,6 +47,8 @@ struct RowKernels {
   void (*gelu)(float* y, const float* x, int64_t n);
   // a = gelu(x): dx = weight z gelu'(x), z = weight a (overwritten); returns <z, a>
   float (*gelu_grad)(float* dx, float* z, const float* x, float weight, int64_t n);
+  void (*narrow)(uint16_t* y, const float* x, int64_t n);  // to the bits of bf16, nearest even
+  void (*widen)(float* y, const uint16_t* x, int64_t n);   // back
 };
 
 extern const RowKernels kRowsPortable, kRowsAvx2, kRowsAvx512;

@@ -48,7 +48,8 @@ Var moe_ffn(const Var& x, const Routing& routing, const ExpertBank& bank) {
   if (trains) tape.note_trainable();
   bool keep = tape.recording() && (trains || x.grad || routing.weight.grad);
   Tensor y = empty({T, x.value.cols()});
-  Tensor gate = keep ? empty({pairs, I}) : Tensor{}, up = keep ? empty({pairs, I}) : Tensor{};
+  Tensor gate, up;
+  if (keep) gate = empty({pairs, I}, kept_type(ctx.compute)), up = empty_like(gate);
   ctx.k->moe_ffn_fwd(ctx, y, gate, up, x.value, routing.weight.value, *index, bank.values());
   if (!keep) return tape.constant(y);
   Var anchor = trains ? tape.leaf(Tensor{}) : Var{};

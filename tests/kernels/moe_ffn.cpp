@@ -133,6 +133,20 @@ TEST_CASE("moe_ffn: parity with the reference") {
         expect_close(l.by_pair(g), wg, compute, "gate");
         expect_close(l.by_pair(u), wu, compute, "up");
         CHECK(bits(y) == bits(y2));
+        {  // kept in bf16: the same, rounded; backward reads them as what they are
+          Tensor g16 = empty(g.shape, DType::BF16), u16 = empty_like(g16), y3 = empty_like(y);
+          cpu::moe_ffn_fwd(ctx, y3, g16, u16, l.x, l.weight, l.index, l.w);
+          CHECK(bits(y) == bits(y3));
+          CHECK(bits(g16) == bits(cast(g, DType::BF16)));
+          CHECK(bits(u16) == bits(cast(u, DType::BF16)));
+          Tensor dx16 = zeros(l.x.shape), dx32 = zeros(l.x.shape), dw16 = zeros(l.weight.shape),
+                 dw32 = zeros(l.weight.shape);
+          cpu::moe_ffn_bwd(ctx, dx16, dw16, nullptr, l.dy, l.x, l.weight, g16, u16, l.index, l.w);
+          cpu::moe_ffn_bwd(ctx, dx32, dw32, nullptr, l.dy, l.x, l.weight, cast(g16, DType::F32),
+                           cast(u16, DType::F32), l.index, l.w);
+          CHECK(bits(dx16) == bits(dx32));
+          CHECK(bits(dw16) == bits(dw32));
+        }
 
         ExpertWeights dw = gradients(l.w, 2, rnd);
         RefExperts<double> wdw(dw, false);

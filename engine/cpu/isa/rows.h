@@ -213,9 +213,23 @@ float gelu_grad(float* dx, float* z, const float* x, float weight, int64_t n) {
   return sum_of(lane);
 }
 
+void narrow(uint16_t* __restrict y, const float* __restrict x, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) {
+    const auto u = __builtin_bit_cast(uint32_t, x[i]);
+    const uint32_t nan = (u & 0x7fffffffu) > 0x7f800000u ? 0x400000u : 0;
+    y[i] = static_cast<uint16_t>(nan ? (u | nan) >> 16 : (u + 0x7fff + ((u >> 16) & 1)) >> 16);
+  }
+}
+
+void widen(float* __restrict y, const uint16_t* __restrict x, int64_t n) {
+  for (int64_t i = 0; i < n; ++i)
+    y[i] = __builtin_bit_cast(float, static_cast<uint32_t>(x[i]) << 16);
+}
+
 constexpr RowKernels table(const char* name) {
-  return {name, add,  axpy,      scale, swiglu, swiglu_grad, sigmoid, max,     exp_sum, dot,
-          dot3, norm, norm_grad, mac64, rope,   rope_grad,   adamw,   dropout, gelu,    gelu_grad};
+  return {name,    add,     axpy, scale,     swiglu,    swiglu_grad, sigmoid, max,
+          exp_sum, dot,     dot3, norm,      norm_grad, mac64,       rope,    rope_grad,
+          adamw,   dropout, gelu, gelu_grad, narrow,    widen};
 }
 
 }  // namespace
