@@ -52,7 +52,10 @@ double gemm_peak(const Ctx& ctx, const cpu::Peaks& p) {
 // end.
 void print_csv(const Json& head, const Json& rows) {
   auto cell = [](const Json& v) {
-    return v.is_string() ? fmt::format("\"{}\"", v.get<std::string>()) : v.dump();
+    if (!v.is_string()) return v.dump();
+    std::string s = "\"";
+    for (char c : v.get<std::string>()) s += c == '"' ? "\"\"" : std::string(1, c);
+    return s + "\"";
   };
   bool first = true;
   for (const Json& row : rows) {

@@ -70,7 +70,7 @@ EvalResult measure(const Args& a, const EvalOptions& opt) {
                            : metric == "pass@1"        ? RowKind::kProgram
                                                        : RowKind::kText);
   const int64_t n = std::ssize(data.rows);
-  place_weights(a, *model, generates(metric) ? n * a.num("max-tokens") : n / a.num("batch"));
+  place_weights(a, *model, generates(metric) ? n * a.num("max-tokens") : n / a.num("batch") + 1);
   auto templ = chat_template(a, data, tok);
   const ChatTemplate* chat = templ ? &*templ : nullptr;
   if (metric == "loss") {

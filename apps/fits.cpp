@@ -1,7 +1,7 @@
 #include "apps/fits.h"
 
 #include <algorithm>
-#include <functional>
+#include <set>
 
 #include "apps/method_args.h"
 #include "engine/dry_run.h"
@@ -83,55 +83,54 @@ Need need_of(const Args& a, const std::vector<TrainRow>& rows, Compute compute, 
 
 // What the process holds beside the weights: code, tokenizer, data.
 double process_beside(const Model& model) {
-  int64_t anonymous = -mapped_weight_bytes(model);
-  for (const Param& p : model.params.all()) anonymous += p.value.nbytes();
+  std::set<const Storage*> seen;
+  int64_t weights = 0;
+  for (const Param& p : model.params.all())
+    if (p.value.storage && !p.value.storage->mapped() && seen.insert(p.value.storage.get()).second)
+      weights += p.value.nbytes();
   return static_cast<double>(process_bytes("VmExe") + process_bytes("VmLib") +
-                             std::max<int64_t>(0, process_bytes("RssAnon") - anonymous));
-}
-
-// --max-memory: keeps everything for backward if that fits, else only the inputs of blocks. Returns
-// which.
-bool recompute_within(const Args& a, double process, const std::function<Need(bool)>& need) {
-  const double limit = a.real("max-memory") * (1 << 30);
-  auto whole = [&](bool recompute) {
-    const Need n = need(recompute);
-    return process + n.beyond_weights + n.weights;
-  };
-  const double kept = whole(a.on("recompute"));
-  const bool fits = kept <= limit, both = !fits && !a.on("recompute");
-  const double least = both ? whole(true) : kept;
-  check(least <= limit, "--max-memory {}: training needs about {}{}: {}", a.real("max-memory"),
-        gib(least), both ? " even with --recompute" : "", remedies(a, both || a.on("recompute")));
-  if (!a.on("quiet"))
-    note("--max-memory {}: about {} at the peak{}\n", a.real("max-memory"), gib(least),
-         both ? fmt::format(" by recomputing; {} with everything kept for backward", gib(kept))
-         : a.on("recompute") ? ""
-                             : " with everything kept for backward");
-  return both || a.on("recompute");
+                             std::max<int64_t>(0, process_bytes("RssAnon") - weights));
 }
 
 }  // namespace
 
 Fits check_fits(const Args& a, const Model& model, const std::vector<TrainRow>& rows,
                 Compute compute) {
+  const auto available = static_cast<double>(available_memory());  // 0: the system does not say
+  const bool limited = a.given("max-memory");
+  const double most = limited ? a.real("max-memory") * (1 << 30) : 0,
+               process = limited ? process_beside(model) : 0;
+  auto whole = [&](const Need& n) { return process + n.beyond_weights + n.weights; };
+  auto fits = [&](const Need& n) {
+    return (!limited || whole(n) <= most) && (available == 0 || n.beyond_weights <= available);
+  };
   bool recompute = a.on("recompute");
-  if (a.given("max-memory"))
-    recompute = recompute_within(a, process_beside(model),
-                                 [&](bool again) { return need_of(a, rows, compute, again); });
-  const int64_t available = available_memory();
-  if (available == 0) return {recompute, 0};  // the system does not say
-  const double need = need_of(a, rows, compute, recompute).beyond_weights;
-  check(need <= static_cast<double>(available),
-        "training needs about {} beyond the weights, {} are available: {}", gib(need),
-        gib(static_cast<double>(available)), remedies(a, recompute));
-  const int64_t mapped = mapped_weight_bytes(model);
-  if (need + static_cast<double>(mapped) > static_cast<double>(available) && !a.on("quiet"))
+  const Need asked = need_of(a, rows, compute, recompute);
+  Need need = asked;
+  if (limited && !recompute && !fits(asked)) {
+    need = need_of(a, rows, compute, true);
+    recompute = true;
+  }
+  const bool chosen = recompute && !a.on("recompute");
+  if (limited && whole(need) > most)
+    fail("--max-memory {}: training needs about {}{}: {}", a.real("max-memory"), gib(whole(need)),
+         chosen ? " even with --recompute" : "", remedies(a, recompute));
+  check(available == 0 || need.beyond_weights <= available,
+        "training needs about {} beyond the weights, {} are available: {}",
+        gib(need.beyond_weights), gib(available), remedies(a, recompute));
+  if (limited && !a.on("quiet"))
+    note("--max-memory {}: about {} at the peak{}\n", a.real("max-memory"), gib(whole(need)),
+         chosen      ? fmt::format(" by recomputing; {} with everything kept for backward",
+                                   gib(whole(asked)))
+         : recompute ? ""
+                     : " with everything kept for backward");
+  const auto mapped = static_cast<double>(mapped_weight_bytes(model));
+  if (available > 0 && need.beyond_weights + mapped > available && !a.on("quiet"))
     note(
         "training needs about {} and {} of weights in files, {} are available: the weights will be "
         "read from the disk in every step ({})\n",
-        gib(need), gib(static_cast<double>(mapped)), gib(static_cast<double>(available)),
-        remedies(a, recompute));
-  return {recompute, available - static_cast<int64_t>(need)};
+        gib(need.beyond_weights), gib(mapped), gib(available), remedies(a, recompute));
+  return {recompute, static_cast<int64_t>(std::max(0.0, available - need.beyond_weights))};
 }
 
 }  // namespace sutor

@@ -9,14 +9,13 @@
 
 namespace sutor {
 
-// After choose_what_trains(). Throws one line when the run cannot fit, in the machine's memory or
-// in
-// --max-memory (GiB); says so on stderr when it fits only by reading weights from the disk in every
-// step.
 struct Fits {
   bool recompute;  // as --recompute says, or as --max-memory needs; it changes no bit of the result
   int64_t left;    // bytes that are available beside the run, before it has taken any
 };
+// After choose_what_trains(). Throws one line when the run cannot fit, in the machine's memory or
+// in --max-memory (GiB; then recomputing is tried too); says so on stderr when it fits only by
+// reading weights from the disk in every step.
 Fits check_fits(const Args& a, const Model& model, const std::vector<TrainRow>& rows,
                 Compute compute);
 

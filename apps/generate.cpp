@@ -8,6 +8,8 @@
 #include "apps/data_args.h"
 #include "apps/run_checkpoint.h"
 #include "apps/sampling_args.h"
+#include "engine/dry_run.h"
+#include "io/memory.h"
 
 namespace sutor {
 namespace {
@@ -138,6 +140,22 @@ Json json_of(const Answer& answer, const Tokenizer& tok, bool logprobs) {
   return j;
 }
 
+// Keys and values of `together` sequences of up to `tokens`.
+void check_caches_fit(const Model& model, int64_t tokens, int64_t together) {
+  double bytes = 0;
+  {
+    DryRun none;
+    for (const LayerCache& l : model.make_cache(tokens).layers)
+      bytes += static_cast<double>(l.k.nbytes() + l.v.nbytes());
+  }
+  bytes *= static_cast<double>(together);
+  const auto available = static_cast<double>(available_memory());
+  check(available == 0 || bytes <= available,
+        "--batch {}: the keys and values of so many sequences of {} tokens take {:.3g} GiB, {:.3g} "
+        "are available: lower --batch or --max-tokens",
+        together, tokens, bytes / (1 << 30), available / (1 << 30));
+}
+
 void run(const Args& a) {
   if (a.given("prompt") == a.given("prompts"))
     throw UsageError("give one of --prompt and --prompts");
@@ -173,9 +191,16 @@ void run(const Args& a) {
         "{}: max_position_embeddings is {}: {} of {} prompts have no room for --max-tokens {} and "
         "end there\n",
         model->config.where, longest, cut, prompts.size(), a.num("max-tokens"));
-  int64_t tokens = 0;
-  for (const Prompt& p : prompts) tokens += room(p) * a.num("n");
-  place_weights(a, *model, tokens);
+  const int64_t count = std::ssize(prompts) * a.num("n"),
+                together = std::min(a.num("batch"), count);
+  a.no_effect_unless(count > 1, "batch", "there is one answer to give");
+  int64_t tokens = 0, most = 0;
+  for (const Prompt& p : prompts) {
+    tokens += room(p) * a.num("n");
+    most = std::max(most, std::ssize(p.ids) + room(p));
+  }
+  if (together > 1) check_caches_fit(*model, most, together);
+  place_weights(a, *model, tokens / std::max<int64_t>(1, together));
   std::vector<std::unique_ptr<Answer>> answers;
   std::vector<Request> requests;
   for (const Prompt& prompt : prompts)
@@ -187,18 +212,17 @@ void run(const Args& a) {
       requests.push_back(
           {prompt.ids, room(prompt), seeded, [&mine](int32_t id) { return mine.take(id); }});
     }
-  a.no_effect_unless(requests.size() > 1, "batch", "there is one answer to give");
   size_t printed = 0;  // in the order of the prompts, whichever ends first
   auto done = [&](size_t i, Generation g) {
     answers[i]->finish(std::move(g));
     for (; printed < answers.size() && answers[printed]->generation; ++printed) {
-      Answer& next = *answers[printed];
+      const Answer& next = *answers[printed];
       if (as_json)
         fmt::print("{}\n", json_of(next, tok, opt.logprobs > 0)
                                .dump(-1, ' ', false, Json::error_handler_t::replace));
       else
         fmt::print("\n");
-      next.generation->ids.clear();
+      answers[printed].reset();
     }
   };
   if (a.num("batch") > 1)

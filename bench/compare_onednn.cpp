@@ -115,12 +115,15 @@ void dense(Ctx& ctx, int repeats, double peak) {
       });
   check(apart(y.f32(), out.f32(), y.numel()) < 1e-2f, "forward: the two differ");
   row(fmt::format("dense forward, {} x {} x {}", T, K, N), flop, r, peak);
+  auto their_dx = [&] {
+    back(dyb.data, wb, dx_out.data);
+    queue.wait();
+  };
+  ctx.k->linear_bwd(ctx, dx, {}, {}, dy, x, w);
+  their_dx();
+  check(apart(dx.f32(), dx_out.f32(), dx.numel()) < 1e-2f, "dX: the two differ");
   r = race(
-      repeats, [&] { ctx.k->linear_bwd(ctx, dx, {}, {}, dy, x, w); },
-      [&] {
-        back(dyb.data, wb, dx_out.data);
-        queue.wait();
-      });
+      repeats, [&] { ctx.k->linear_bwd(ctx, dx, {}, {}, dy, x, w); }, their_dx);
   row("dense dX", flop, r, peak);
   // dW = dy^T x: both change from call to call, so nothing can be packed before.
   dnnl::matmul::primitive_desc desc({Memory::desc({N, T}, Type::bf16, Memory::format_tag::ba),
@@ -128,14 +131,17 @@ void dense(Ctx& ctx, int repeats, double peak) {
                                      Memory::desc({N, K}, Type::f32, Memory::format_tag::ab)},
                                     device);
   dnnl::matmul gradient(desc);
+  auto their_dw = [&] {
+    gradient.execute(queue, {{DNNL_ARG_SRC, Memory(desc.src_desc(), device, dyb.data)},
+                             {DNNL_ARG_WEIGHTS, Memory(desc.weights_desc(), device, xb.data)},
+                             {DNNL_ARG_DST, Memory(desc.dst_desc(), device, dw_out.data)}});
+    queue.wait();
+  };
+  ctx.k->linear_bwd(ctx, {}, dw, {}, dy, x, w);
+  their_dw();
+  check(apart(dw.f32(), dw_out.f32(), dw.numel()) < 1e-2f, "dW: the two differ");
   r = race(
-      repeats, [&] { ctx.k->linear_bwd(ctx, {}, dw, {}, dy, x, w); },
-      [&] {
-        gradient.execute(queue, {{DNNL_ARG_SRC, Memory(desc.src_desc(), device, dyb.data)},
-                                 {DNNL_ARG_WEIGHTS, Memory(desc.weights_desc(), device, xb.data)},
-                                 {DNNL_ARG_DST, Memory(desc.dst_desc(), device, dw_out.data)}});
-        queue.wait();
-      });
+      repeats, [&] { ctx.k->linear_bwd(ctx, {}, dw, {}, dy, x, w); }, their_dw);
   row("dense dW", flop, r, peak);
 }
 

@@ -62,7 +62,6 @@ class MoeBlock {
   std::optional<Mlp> shared_;
 };
 
-// Where the tokens of a batch stand: what every attention needs beside its input.
 // A sequence in a layer's cache, to which a token is added.
 struct Cached {
   LayerCache* cache;
@@ -70,6 +69,7 @@ struct Cached {
   Tensor start;    // I32 [length + 1]
 };
 
+// Where the tokens of a batch stand: what every attention needs beside its input.
 struct Places {
   RopeAngles angles;
   Tensor start;  // I32: first token that each may see

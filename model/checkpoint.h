@@ -37,8 +37,8 @@ void replace_tensor(Model& model, const std::string& name, const Tensor& t, cons
                     const std::string& key, Replaced* replaced);
 bool is_folded(const Model& model, const Param& p);
 
-// Resumable state: fp32 masters (bf16 values and the 16 bits beyond them under adamw8bit) and AdamW moments of what trains, and the step. `run` identifies
-// data and settings.
+// Resumable state: fp32 masters (bf16 values and the 16 bits beyond them under adamw8bit) and AdamW
+// moments of what trains, and the step. `run` identifies data and settings.
 void write_state(const std::string& dir, Model& model, int64_t step, const std::string& run);
 int64_t read_state(const std::string& dir, Model& model, const std::string& run);
 

@@ -17,6 +17,7 @@ namespace {
 
 struct Count {
   double product = 0, attention = 0;
+  int64_t sums = 0;  // bytes of a thread's scratch beside the packed panels
 };
 thread_local Count counted;
 
@@ -144,6 +145,9 @@ void dry_moe_grad(Ctx& ctx, const Tensor& dx, const ExpertWeights* dw, const Ten
   for (size_t e = 0; e + 1 < index.offset.size(); ++e) {
     int64_t n = index.offset[e + 1] - index.offset[e];
     counted.product += 2 * size(n, hidden, inter);
+    const int64_t wide = std::min(cpu::panels_of(std::max(hidden, inter)), cpu::wide_panels());
+    if (cpu::panels_of(n) <= cpu::kFewTokens)
+      counted.sums = std::max(counted.sums, wide * cpu::panels_of(n) * 4096);
     if (dx) counted.product += 4 * size(n, hidden, inter);
     if (!dw) continue;
     for (const Tensor* g : {&dw->gate[e], &dw->up[e], &dw->down[e]})
@@ -338,7 +342,7 @@ Estimate estimate_training(Model& model, const std::vector<Batch>& micro,
   e.product_flops = counted.product;
   e.attention_flops = counted.attention;
   e.freed = std::min(kKeptBlocks, e.activations + e.step);
-  e.threads = num_threads() * (2 << 20);
+  e.threads = num_threads() * ((2 << 20) + counted.sums);
   return e;
 }
 

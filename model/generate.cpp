@@ -214,31 +214,25 @@ void generate_together(Ctx& ctx, Model& model, const std::vector<Request>& reque
     size_t index;
     Sequence seq;
     KvCache cache;
-    Clock::time_point begin;
   };
   for (const Request& r : requests) {
     check(!r.prompt.empty(), "the prompt has no tokens");
     check_ids(model, r.prompt);
   }
   std::list<Active> active;
-  auto finish = [&](Active& a) {
-    a.seq.g.decode_seconds = since(a.begin);
-    done(a.index, std::move(a.seq.g));
-  };
   for (size_t next = 0; next < requests.size() || !active.empty();) {
     for (; next < requests.size() && std::ssize(active) < most; ++next) {
       const Request& r = requests[next];
       Active a{next,
                {r.sample, Sampler(r.sample), eos, r.on_token, r.max_tokens, r.prompt, {}},
-               model.make_cache(std::ssize(r.prompt) + r.max_tokens),
-               Clock::now()};
+               model.make_cache(std::ssize(r.prompt) + r.max_tokens)};
+      const auto begin = Clock::now();
       Tensor logits = logits_of(ctx, model, model.extend(ctx, a.cache, r.prompt, 1));
-      a.seq.g.prefill_seconds = since(a.begin);
-      a.begin = Clock::now();
+      a.seq.g.prefill_seconds = since(begin);
       if (a.seq.draw(logits.row(0), logits.cols()))
         active.push_back(std::move(a));
       else
-        finish(a);
+        done(next, std::move(a.seq.g));
     }
     if (active.empty()) continue;
     std::vector<KvCache*> caches;
@@ -247,13 +241,16 @@ void generate_together(Ctx& ctx, Model& model, const std::vector<Request>& reque
       caches.push_back(&a.cache);
       ids.push_back(a.seq.g.ids.back());
     }
+    const auto begin = Clock::now();
     Tensor logits = logits_of(ctx, model, model.extend_each(ctx, caches, ids));
+    const double step = since(begin);
     int64_t row = 0;
     for (auto a = active.begin(); a != active.end(); ++row) {
+      a->seq.g.decode_seconds += step;
       if (a->seq.draw(logits.row(row), logits.cols())) {
         ++a;
       } else {
-        finish(*a);
+        done(a->index, std::move(a->seq.g));
         a = active.erase(a);
       }
     }

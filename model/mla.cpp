@@ -61,20 +61,20 @@ std::pair<Var, Var> Mla::latent(const Var& x, const RopeAngles& angles) const {
           rope_tail(columns(kv, L, L + opt.rope), opt.rope, angles, true)};
 }
 
-// Keys and values of latent/pe for all tokens, expanded per head.
+// Attention over keys and values of latent/pe for all tokens, expanded per head: [T,N*Dv].
 Var Mla::expanded(const Var& q, const Var& latent, const Var& pe, const Tensor& start) const {
   int64_t P = opt.nope, Dv = opt.v, N = opt.heads, S = latent.value.rows();
   int heads = static_cast<int>(N);
   Var kv = reshape(linear(latent, *kv_b), {S * N, P + Dv});
   Var k = mla_key(columns(kv, 0, P), pe, heads);
   Var a = attention(q, k, columns(kv, P, P + Dv), start, heads, heads, opt.scale);
-  return linear(reshape(a, {q.value.rows() / N, N * Dv}), *o);
+  return reshape(a, {q.value.rows() / N, N * Dv});
 }
 
 Var Mla::operator()(const Var& x, const Places& p) const {
   Var q = query(x, p.angles);
   auto [latents, pe] = latent(x, p.angles);
-  return expanded(q, latents, pe, p.start);
+  return linear(expanded(q, latents, pe, p.start), *o);
 }
 
 LayerCache Mla::make_cache(int64_t capacity) const {
@@ -90,7 +90,7 @@ Var Mla::extend(const Var& x, const Places& p, LayerCache& cache, int64_t length
   copy_into(cache.v.slice(length, S), pe.value);
   Tensor all = cache.k.slice(0, S), all_pe = cache.v.slice(0, S);
   if (n > kAbsorb || kv_b->lora)
-    return expanded(q, x.tape->constant(all), x.tape->constant(all_pe), p.start);
+    return linear(expanded(q, x.tape->constant(all), x.tape->constant(all_pe), p.start), *o);
   Tensor y = empty({n * opt.heads, opt.v});
   ctx.k->mla_decode_fwd(ctx, y, q.value, all, all_pe, kv_b->value, static_cast<int>(opt.heads),
                         opt.scale);
@@ -103,7 +103,7 @@ Var Mla::extend_each(const Var& x, const RopeAngles& angles,
   Ctx& ctx = x.tape->ctx;
   Var q = query(x, angles);
   auto [latents, pe] = latent(x, angles);
-  Tensor y = empty({n * N, opt.v}), h = kv_b->lora ? empty(x.value.shape) : Tensor{};
+  Tensor y = empty({n, N * opt.v});
   for (int64_t i = 0; i < n; ++i) {
     const Cached& c = sequences[i];
     const int64_t S = c.length + 1;
@@ -112,15 +112,14 @@ Var Mla::extend_each(const Var& x, const RopeAngles& angles,
     Tensor all = c.cache->k.slice(0, S), all_pe = c.cache->v.slice(0, S),
            mine = q.value.slice(i * N, (i + 1) * N);
     if (kv_b->lora)
-      copy_into(h.slice(i, i + 1), expanded(x.tape->constant(mine), x.tape->constant(all),
+      copy_into(y.slice(i, i + 1), expanded(x.tape->constant(mine), x.tape->constant(all),
                                             x.tape->constant(all_pe), c.start)
                                        .value);
     else
-      ctx.k->mla_decode_fwd(ctx, y.slice(i * N, (i + 1) * N), mine, all, all_pe, kv_b->value,
+      ctx.k->mla_decode_fwd(ctx, y.slice(i, i + 1).view({N, opt.v}), mine, all, all_pe, kv_b->value,
                             static_cast<int>(N), opt.scale);
   }
-  if (kv_b->lora) return x.tape->constant(h);
-  return linear(x.tape->constant(y.view({n, N * opt.v})), *o);
+  return linear(x.tape->constant(y), *o);
 }
 
 }  // namespace sutor

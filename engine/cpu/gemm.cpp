@@ -82,30 +82,20 @@ int64_t group_of(int64_t panels, int64_t steps, int64_t products, int64_t sharer
 
 namespace {
 
-// The same for packed weights, through pieces that stay in L1.
-void unpack_group(const MicroKernels& mk, char* out, const Tensor& w, bool across, int64_t lines,
-                  int64_t p, int64_t first, int64_t n, bool is_b) {
+// Packed weights along, through pieces that stay in L1.
+void unpack_along(const MicroKernels& mk, char* out, const Tensor& w, int64_t lines, int64_t p,
+                  int64_t first, int64_t n, bool is_b) {
   constexpr int64_t kPiece = 256;  // of P, whole blocks where rows are
-  int64_t steps = steps_of(mk, p), from = first * 32, cols = std::min(lines - from, n * 32);
-  char* piece = scratch(kPackedSlot, std::max(32 * kPiece, mk.step * n * 32) * 4);
-  auto width = [&](int64_t i) { return std::min<int64_t>(32, cols - i * 32); };
-  if (!across) {
-    for (int64_t i = 0; i < n; ++i)
-      for (int64_t k = 0; k < p; k += kPiece) {
-        int64_t part = std::min(kPiece, p - k);
-        Rows rows = packed_rows(mk, w, from + i * 32, width(i), k, part, piece);
-        mk.pack_along(out + (i * steps * 2 + k / mk.step) * 1024, rows, 0, width(i), part, 0,
-                      steps_of(mk, part), steps, is_b);
-      }
-    return;
-  }
-  for (int64_t s = 0; s < steps; ++s) {
-    int64_t part = std::min<int64_t>(mk.step, p - s * mk.step);
-    Rows rows = packed_rows(mk, w, s * mk.step, part, from, cols, piece);
-    for (int64_t i = 0; i < n; ++i)
-      mk.pack_across(out + (i * steps * 2 + s) * 1024, rows, i * 32, width(i), part, 0, 1, steps,
-                     is_b);
-  }
+  int64_t steps = steps_of(mk, p);
+  char* piece = scratch(kPackedSlot, 32 * kPiece * 4);
+  for (int64_t i = 0; i < n; ++i)
+    for (int64_t k = 0; k < p; k += kPiece) {
+      int64_t part = std::min(kPiece, p - k), from = (first + i) * 32,
+              count = std::min<int64_t>(32, lines - from);
+      Rows rows = packed_rows(mk, w, from, count, k, part, piece);
+      mk.pack_along(out + (i * steps * 2 + k / mk.step) * 1024, rows, 0, count, part, 0,
+                    steps_of(mk, part), steps, is_b);
+    }
 }
 
 }  // namespace
@@ -114,31 +104,30 @@ char* pack_group(const MicroKernels& mk, int slot, const Tensor& weight, bool ac
                  int64_t p, int64_t first, int64_t n, bool is_b) {
   int64_t steps = steps_of(mk, p);
   char* out = scratch(slot, n * steps * 2048);
-  if (is_packed(weight.dtype)) {
-    unpack_group(mk, out, weight, across, lines, p, first, n, is_b);
-    return out;
-  }
-  Rows w = rows_of(weight);
-  auto width = [&](int64_t i) { return std::min<int64_t>(32, lines - (first + i) * 32); };
-  if (!across) {
+  if (across) {
+    pack_run(mk, out, weight, 0, steps, lines, first, n, is_b);
+  } else if (is_packed(weight.dtype)) {
+    unpack_along(mk, out, weight, lines, p, first, n, is_b);
+  } else {
     for (int64_t i = 0; i < n; ++i)
-      mk.pack_along(out + i * steps * 2048, w, (first + i) * 32, width(i), p, 0, steps, steps,
-                    is_b);
-    return out;
+      mk.pack_along(out + i * steps * 2048, rows_of(weight), (first + i) * 32,
+                    std::min<int64_t>(32, lines - (first + i) * 32), p, 0, steps, steps, is_b);
   }
-  for (int64_t s = 0; s < steps; ++s)
-    for (int64_t i = 0; i < n; ++i)
-      mk.pack_across(out + i * steps * 2048, w, (first + i) * 32, width(i), p, s, s + 1, steps,
-                     is_b);
   return out;
 }
 
+namespace {
+constexpr int64_t kLeastRun = 4;  // below it sums are moved more than multiplied
+}  // namespace
+
+int64_t wide_panels() { return l2_bytes() / 2 / 2048 / kLeastRun; }
+
 int64_t wide_run(int64_t panels) {
-  return std::clamp<int64_t>(l2_bytes() / 2 / 2048 / panels, 4, 16);
+  return std::clamp<int64_t>(l2_bytes() / 2 / 2048 / panels, kLeastRun, 16);
 }
 
 void pack_run(const MicroKernels& mk, char* out, const Tensor& w, int64_t s0, int64_t run,
-              int64_t lines, int64_t first, int64_t n) {
+              int64_t lines, int64_t first, int64_t n, bool is_b) {
   const int64_t from = first * 32, cols = std::min(lines - from, n * 32), end = w.dim(0);
   Rows rows = rows_of(w);
   char* piece = is_packed(w.dtype) ? scratch(kPackedSlot, mk.step * n * 32 * 4) : nullptr;
@@ -150,7 +139,7 @@ void pack_run(const MicroKernels& mk, char* out, const Tensor& w, int64_t s0, in
       rows.data = w.data + (row * w.ld + from) * size_of(w.dtype);
     for (int64_t i = 0; i < n; ++i)
       mk.pack_across(out + (i * run * 2 + s) * 1024, rows, i * 32,
-                     std::min<int64_t>(32, cols - i * 32), part, 0, 1, run, true);
+                     std::min<int64_t>(32, cols - i * 32), part, 0, 1, run, is_b);
   }
 }
 
@@ -158,7 +147,8 @@ Tiles LinePanels::at(int64_t i, int64_t t, int64_t lines, int64_t s0) const {
   Tiles x = first;
   x.at = static_cast<const char*>(first.at) + i * panel + s0 * x.next;
   x.lines = static_cast<int>(lines);
-  if (as_they_lie() && tokens > 1) {  // with one, memory is read as fast as it can be
+  // With one panel of tokens memory is read as fast as it can be. What is fetched is contiguous.
+  if (as_they_lie && tokens > 1 && contiguous) {
     x.fetch_lines = static_cast<int>(ceil_div(32, tokens));
     x.fetch = static_cast<const char*>(x.at) + panel + t * x.fetch_lines * x.row;
   }
@@ -167,12 +157,12 @@ Tiles LinePanels::at(int64_t i, int64_t t, int64_t lines, int64_t s0) const {
 
 LinePanels line_panels(const MicroKernels& mk, int slot, const Tensor& w, int64_t first, int64_t n,
                        int64_t tokens) {
-  constexpr int64_t kFew = 8;  // panels of tokens: from there on packing costs less than it gives
   int64_t lines = w.dim(0), p = w.cols(), steps = steps_of(mk, p), row = w.ld * 2;
-  if (mk.direct && tokens <= kFew && w.dtype == DType::BF16 && lines % 16 == 0 && p % mk.step == 0)
-    return {{w.data + first * 32 * row, 16 * row, 32, row, 64}, 32 * row, tokens};
+  if (mk.reads_rows && tokens <= kFewTokens && w.dtype == DType::BF16 && lines % 16 == 0 &&
+      p % mk.step == 0)
+    return {{w.data + first * 32 * row, 16 * row, 32, row, 64}, 32 * row, tokens, true, w.ld == p};
   return {tiles(pack_group(mk, slot, w, false, lines, p, first, n, false), steps), steps * 2048,
-          tokens};
+          tokens, false, false};
 }
 
 void dot_rows(const MicroKernels& mk, float* out, int64_t ld_out, const Tensor& w, int64_t row,

@@ -89,28 +89,30 @@ void sweep(int64_t weights, int64_t tokens, int64_t steps, int64_t outs, F&& mul
   }
 }
 
-// Packs panels [first, first + n) of a weight along or across into scratch; steps outside, so that
-// rows are read in order. Packed weights are unpacked on the way.
+// Packs panels [first, first + n) of a weight along or across into scratch. Packed weights are
+// unpacked on the way.
 char* pack_group(const MicroKernels& mk, int slot, const Tensor& w, bool across, int64_t lines,
                  int64_t p, int64_t first, int64_t n, bool is_b);
 
-// For few tokens, whose products wait for the weight W [P, lines] to come from memory: panels
-// [first, first + n) of its columns as the operand B, packed a run of P at a time, so that rows are
-// read in long pieces and the packed run stays in L2. multiply(i, t, tile of i, s0, run, c,
-// accumulate) and done(i, t, c) as in sweep(), over `tokens` <= kWideTokens panels.
-constexpr int64_t kWideTokens = 8;
-int64_t wide_run(int64_t panels);
+// Up to so many panels of tokens (of 32) a product with a weight waits for memory more than for its
+// sums: the weight is read as it lies, or packed run by run.
+constexpr int64_t kFewTokens = 8;
+
+// Packs tiles [s0, s0 + run) of P of panels [first, first + n) of the columns of W [P, lines]: rows
+// are read in order and in long pieces. With at most wide_panels() of them wide_run() tiles stay in
+// L2.
 void pack_run(const MicroKernels& mk, char* out, const Tensor& w, int64_t s0, int64_t run,
-              int64_t lines, int64_t first, int64_t n);
+              int64_t lines, int64_t first, int64_t n, bool is_b);
+int64_t wide_panels();
+int64_t wide_run(int64_t panels);
 
 // Panels [first, first + n) of a weight's rows as the operand A of a sweep over `tokens` panels:
-// packed into scratch, or read as they lie where the kernel can and the tokens are too few for
-// packing to pay.
+// packed into scratch, or read as they lie where the kernel can and the tokens are few.
 struct LinePanels {
   Tiles first;     // of the first panel
   int64_t panel;   // bytes from one to the next
   int64_t tokens;  // panels
-  bool as_they_lie() const { return first.row != 64; }
+  bool as_they_lie, contiguous;
   // Panel i for token panel t, which fetches its share of the next panel.
   Tiles at(int64_t i, int64_t t, int64_t lines, int64_t s0) const;
 };

@@ -76,7 +76,7 @@ void forward(const MicroKernels& mk, const Tensor& y, const Panels& xp, const Te
             mk.store_t(y.row(t * 32) + col, y.ld, c, width(first + i, n), width(t, tokens),
                        bias ? bias + col : nullptr);
           },
-          wp.as_they_lie());
+          wp.as_they_lie);
     }
   });
 }

@@ -29,7 +29,7 @@ struct Tiles {
   int64_t half;
   int lines = 32;
   // Bytes from line to line and from tile to tile: as packed, or of rows of bf16 as they lie, which
-  // block() of a table with `direct` takes as A, whole halves of them.
+  // block() of a table with `reads_rows` takes as A, whole halves of them.
   int64_t row = 64, next = 1024;
   // Memory that is wanted next, for such an A: so many cache lines are fetched with every tile.
   const char* fetch = nullptr;
@@ -37,9 +37,9 @@ struct Tiles {
 };
 
 struct MicroKernels {
-  int step;     // elements of P in a tile
-  bool rounds;  // operands are rounded to bf16
-  bool direct;  // block() takes rows of bf16 as they lie for A
+  int step;         // elements of P in a tile
+  bool rounds;      // operands are rounded to bf16
+  bool reads_rows;  // block() takes rows of bf16 as they lie for A
   // c[32][32] = (accumulate ? c : 0) + A B over `steps` tiles; rows and columns past the lines
   // wanted are 0, or left as they are when accumulating. Terms are added in the order of P: cutting
   // P in runs that accumulate changes no bit.

@@ -45,7 +45,7 @@ struct Forward {
                          0, 32, 32, 0, std::min<int64_t>(32 / mk.step, ap.steps - s), ap.steps,
                          true);
         },
-        p1.as_they_lie());
+        p1.as_they_lie);
   }
 
   // Pre-activations of a block: its rows are lines, its columns tokens.
@@ -111,7 +111,7 @@ struct Forward {
           mk.store_t(rows.row(base + t * 32) + (u.first + i) * 32, rows.ld, c, lines(i),
                      line_width(t, n), nullptr);
         },
-        p2.as_they_lie());
+        p2.as_they_lie);
   }
 };
 

@@ -16,11 +16,11 @@ namespace {
 std::vector<MoeUnit> bwd_units(const MoePlan& plan, int64_t lines, int64_t steps,
                                int64_t products) {
   const int64_t panels = panels_of(lines), group = group_of(panels, steps, products, plan.active),
-                wide = std::max(
-                    group, std::min(panels, ceil_div(panels * plan.active, 4 * num_threads())));
+                fair = ceil_div(panels * plan.active, 4 * num_threads()),
+                wide = std::max(group, std::min({panels, fair, wide_panels()}));
   std::vector<MoeUnit> out;
   for (int32_t e = 0; e < plan.experts; ++e) {
-    const int64_t most = panels_of(plan.count(e)) <= kWideTokens ? wide : group;
+    const int64_t most = panels_of(plan.count(e)) <= kFewTokens ? wide : group;
     for (int64_t p = 0; plan.count(e) > 0 && p < panels; p += most)
       out.push_back({e, static_cast<int32_t>(p), static_cast<int32_t>(std::min(most, panels - p))});
   }
@@ -35,7 +35,7 @@ void sweep_columns(const MicroKernels& mk, std::initializer_list<const Tensor*> 
                    int64_t lines, const MoeUnit& u, int64_t tokens, F&& operand, G&& done) {
   const int64_t p = (*weights.begin())->dim(0), steps = steps_of(mk, p);
   auto width = [&](int64_t i) { return line_width(u.first + i, lines); };
-  if (tokens > kWideTokens) {
+  if (tokens > kFewTokens) {
     const char* packed[2];
     int slot = 0;
     for (const Tensor* w : weights) {
@@ -60,7 +60,7 @@ void sweep_columns(const MicroKernels& mk, std::initializer_list<const Tensor*> 
   for (const Tensor* w : weights) {
     for (int64_t s0 = 0; s0 < steps; s0 += run) {
       const int64_t part = std::min(run, steps - s0);
-      pack_run(mk, packed, *w, s0, part, lines, u.first, u.count);
+      pack_run(mk, packed, *w, s0, part, lines, u.first, u.count, true);
       for (int64_t i = 0; i < u.count; ++i)
         for (int64_t t = 0; t < tokens; ++t)
           mk.block(at(i, t), operand(k, t, s0), tiles(packed + i * part * 2048, part, width(i)),

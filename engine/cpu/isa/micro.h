@@ -345,10 +345,10 @@ inline float exp_sum(float* s, float scale, float shift, int64_t n) {
 }
 
 template <Mode kMode, class V>
-constexpr MicroKernels table(decltype(MicroKernels::block) block, bool direct = false) {
+constexpr MicroKernels table(decltype(MicroKernels::block) block, bool reads_rows = false) {
   return {kStep<kMode>,
           kMode != Mode::kF32,
-          direct,
+          reads_rows,
           block,
           pack_along<kMode>,
           pack_across<kMode>,
