@@ -166,7 +166,7 @@ void run(const Args& a) {
     a.no_effect_unless(a.given("prompts"), o, "only --prompts has messages");
   a.no_effect_unless(as_json, "logprobs", "only JSON output shows them: --json");
   a.no_effect_unless(as_json, "batch",
-                     "text is shown as it comes, one answer after the other: --json");
+                     "text is shown as it comes (--json shows answers as they end)");
   Ctx ctx = a.context();
   auto model = open_model(a);
   Tokenizer tok = Tokenizer::load(hub_folder(a.str("MODEL")));

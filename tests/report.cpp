@@ -201,6 +201,7 @@ TEST_CASE("report: kernels under the roof, where a folder has a bench.json") {
         "c, 4, 1024 tokens: 2000 GFLOP/s, 50 % of the roof</title>"})
     CHECK_MESSAGE(has(page, part), part);
   CHECK(has(bench("0"), "rows[1]: 0 GFLOP/s and 2 GB/s"));
+  CHECK(has(bench("1e308"), "rows[1]: 1e+308 GFLOP/s"));
   CHECK(has(bench("\"x\""), "\"gflops\" must be a number"));
   put(dir + "/bench.json", "{\"rows\":[]}");
   CHECK(has(error_of({dir}), "\"kernels\" is missing"));

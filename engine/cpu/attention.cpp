@@ -67,34 +67,41 @@ void pack_cols(const Attend& a, char* out, const Rows& src, int64_t rows, int64_
 }
 
 void decode(const Attend& a, const Tensor& o, const Tensor& lse) {
-  parallel_for(a.tq * a.kv_heads, grain_of(a.tk * a.group() * (a.d + a.dv)),
-               [&](int64_t lo, int64_t hi) {
-                 for (int64_t unit = lo; unit < hi; ++unit) {
-                   int64_t i = unit / a.kv_heads, g = unit % a.kv_heads, pos = a.shift + i,
-                           j0 = a.first_key(i), n = pos + 1 - j0;
-                   auto* s = reinterpret_cast<float*>(scratch(0, kDecodeTokens * (n + 16) * 4));
-                   Rows keys = Attend::head(a.k, a.kv_heads, g, j0);
-                   for (int64_t h = 0; h < a.group(); h += kDecodeTokens) {
-                     int64_t m = std::min(kDecodeTokens, a.group() - h),
-                             row = i * a.heads + g * a.group() + h;
-                     for (int64_t j = 0; j < n; j += 4)
-                       a.mk.dot(s + j, n + 16, keys, j, std::min<int64_t>(4, n - j), a.q.row(row),
-                                a.q.ld, m, a.d, 4 * keys.ld);
-                     for (int64_t r = 0; r < m; ++r) {
-                       float* p = s + r * (n + 16);
-                       float top = *std::max_element(p, p + n) * a.scale;
-                       float sum = a.mk.exp_sum(p, a.scale, top, n);
-                       if (lse) lse.f32()[row + r] = top + std::log(sum);
-                       for (int64_t j = 0; j < n; ++j) p[j] /= sum;
-                       std::fill_n(o.row(row + r), a.dv, 0.0f);
-                     }
-                     for (int64_t j = 0; j < n; ++j)
-                       for (int64_t r = 0; r < m; ++r)
-                         a.mk.axpy(o.row(row + r), a.v.row((j0 + j) * a.kv_heads + g),
-                                   s[r * (n + 16) + j], a.dv);
-                   }
-                 }
-               });
+  parallel_for(
+      a.tq * a.kv_heads, grain_of(a.tk * a.group() * (a.d + a.dv)), [&](int64_t lo, int64_t hi) {
+        for (int64_t unit = lo; unit < hi; ++unit) {
+          int64_t i = unit / a.kv_heads, g = unit % a.kv_heads, pos = a.shift + i,
+                  j0 = a.first_key(i), n = pos + 1 - j0;
+          auto* s = reinterpret_cast<float*>(scratch(0, kDecodeTokens * (n + 16) * 4));
+          Rows keys = Attend::head(a.k, a.kv_heads, g, j0);
+          for (int64_t h = 0; h < a.group(); h += kDecodeTokens) {
+            int64_t m = std::min(kDecodeTokens, a.group() - h),
+                    row = i * a.heads + g * a.group() + h;
+            for (int64_t j = 0; j < n; j += 4)
+              a.mk.dot(s + j, n + 16, keys, j, std::min<int64_t>(4, n - j), a.q.row(row), a.q.ld, m,
+                       a.d, 4 * keys.ld);
+            for (int64_t r = 0; r < m; ++r) {
+              float* p = s + r * (n + 16);
+              float top = *std::max_element(p, p + n) * a.scale;
+              float sum = a.mk.exp_sum(p, a.scale, top, n);
+              if (lse) lse.f32()[row + r] = top + std::log(sum);
+              for (int64_t j = 0; j < n; ++j) p[j] /= sum;
+              std::fill_n(o.row(row + r), a.dv, 0.0f);
+            }
+            const int64_t ldv = a.kv_heads * a.v.ld;
+            for (int64_t j = 0; j < n; j += 4)
+              for (int64_t r = 0; r < m; ++r) {
+                const float *v = a.v.row((j0 + j) * a.kv_heads + g), *p = s + r * (n + 16) + j;
+                if (n - j >= 4) {
+                  a.mk.axpy4(o.row(row + r), v, ldv, p, a.dv);
+                  continue;
+                }
+                for (int64_t i = 0; i < n - j; ++i)
+                  a.mk.axpy(o.row(row + r), v + i * ldv, p[i], a.dv);
+              }
+          }
+        }
+      });
 }
 
 }  // namespace

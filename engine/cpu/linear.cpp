@@ -28,7 +28,7 @@ void decode(const MicroKernels& mk, const Tensor& y, const Tensor& x, const Tens
   int64_t tokens = y.rows(), n = y.cols(), k = x.cols();
   if (tokens == 0) return;
   auto xs = rounded_rows(mk, x);
-  const int64_t grain = std::max(grain_of(16 * k * tokens), ceil_div(n, 64 * num_threads()));
+  const int64_t grain = std::max(grain_of(16 * k * tokens), ceil_div(n, 32 * num_threads()));
   parallel_for(ceil_div(n, 16), grain, [&](int64_t lo, int64_t hi) {
     float out[kDecodeTokens][4];
     in_quarters(lo * 16, std::min(n, hi * 16), [&](int64_t r, int64_t rows, int64_t apart) {

@@ -72,6 +72,8 @@ struct MicroKernels {
   // returns <z, a>
   float (*swiglu_grad)(float* z, float* g, float* u, float weight, int64_t n);
   void (*axpy)(float* y, const float* x, float a, int64_t n);  // y += a x
+  // The same of four rows of x, one after the other, to the bit; y is read and written once.
+  void (*axpy4)(float* y, const float* x, int64_t ldx, const float* a, int64_t n);
   float (*exp_sum)(float* s, float scale, float shift,
                    int64_t n);  // s = exp(s * scale - shift); returns the sum
 };

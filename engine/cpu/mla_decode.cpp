@@ -61,9 +61,15 @@ void mla_decode_fwd(Ctx&, Tensor o, Tensor q, Tensor latent, Tensor pe, Tensor w
           float* p = &s[i * ld];
           sum[i] = mk.exp_sum(p, scale, *std::max_element(p, p + seen(i)) * scale, seen(i));
         }
-        for (int64_t j = 0; j < seen(m - 1); ++j)
-          for (int64_t i = 0; i < m; ++i)
-            if (j < seen(i)) mk.axpy(&z[i * L], latent.row(j), s[i * ld + j], L);
+        for (int64_t j = 0; j < seen(m - 1); j += 4)
+          for (int64_t i = 0; i < m; ++i) {
+            if (j + 4 <= seen(i)) {
+              mk.axpy4(&z[i * L], latent.row(j), latent.ld, &s[i * ld + j], L);
+              continue;
+            }
+            for (int64_t r = j; r < seen(i); ++r)
+              mk.axpy(&z[i * L], latent.row(r), s[i * ld + r], L);
+          }
         for (int64_t d = 0; d < Dv; d += 4) {
           int64_t rows = std::min<int64_t>(4, Dv - d);
           dot_rows(mk, part[0], 4, w, base + P + d, rows, 1, z.data(), L, m);

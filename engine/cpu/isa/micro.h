@@ -333,6 +333,20 @@ inline void axpy(float* __restrict y, const float* __restrict x, float a, int64_
   for (int64_t i = 0; i < n; ++i) y[i] += a * x[i];
 }
 
+inline void axpy4(float* __restrict y, const float* __restrict x, int64_t ldx,
+                  const float* __restrict a, int64_t n) {
+  const float *x1 = x + ldx, *x2 = x1 + ldx, *x3 = x2 + ldx;
+  const float a0 = a[0], a1 = a[1], a2 = a[2], a3 = a[3];
+  for (int64_t i = 0; i < n; ++i) {
+    float sum = y[i];
+    sum += a0 * x[i];
+    sum += a1 * x1[i];
+    sum += a2 * x2[i];
+    sum += a3 * x3[i];
+    y[i] = sum;
+  }
+}
+
 inline float exp_sum(float* s, float scale, float shift, int64_t n) {
   float lane[16] = {};
   int64_t i = 0;
@@ -360,6 +374,7 @@ constexpr MicroKernels table(decltype(MicroKernels::block) block, bool reads_row
           swiglu,
           swiglu_grad,
           axpy,
+          axpy4,
           exp_sum};
 }
 
