@@ -3,11 +3,12 @@
 #
 #   bench/performance.sh [MODEL EXPERTS.json]     # a model folder and an expert_cfg.json for it add training and inference
 #
-# SUTOR=build/sutor THREADS=0 (one per core) OUT=docs/performance.md REPEATS=10. python3 (its standard library) formats. Nothing else should run.
+# SUTOR=build/sutor THREADS=0 (one per core) OUT=docs/performance.md REPEATS=10 ONEDNN=0 (1: bench/compare_onednn.sh too, which needs
+# libdnnl-dev and THREADS given). python3 (its standard library) formats. Nothing else should run.
 set -eu
 [ $# -eq 0 ] || [ $# -eq 2 ] || { sed -n '2,6s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 here=$(cd "$(dirname "$0")" && pwd)
-: "${SUTOR:=$here/../build/sutor}" "${THREADS:=0}" "${OUT:=$here/../docs/performance.md}" "${REPEATS:=10}"
+: "${SUTOR:=$here/../build/sutor}" "${THREADS:=0}" "${OUT:=$here/../docs/performance.md}" "${REPEATS:=10}" "${ONEDNN:=0}"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 run() {
@@ -102,5 +103,9 @@ if load("train"):
     print("From the start of the process, its file in the page cache:\n")
     table(["what", "seconds"], [(what, f"{s:.2f}") for what, s in load("start").items()])
 PYTHON
+if [ "$ONEDNN" = 1 ]; then
+  printf '\n## Beside oneDNN\n\n`bench/compare_onednn.sh`: weights packed before the clock starts for oneDNN, in every call or not at all here; called in turn.\n\n' >>"$work/performance.md"
+  "$here/compare_onednn.sh" "$THREADS" "$REPEATS" >>"$work/performance.md"
+fi
 mv "$work/performance.md" "$OUT"
 echo "$OUT" >&2
