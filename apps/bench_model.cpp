@@ -104,15 +104,17 @@ ModelTiming time_inference(const Args& a, Ctx& ctx) {
   place_weights(a, *model, more * a.num("repeats"));
   const int64_t together = a.num("batch");
   const Weights w = weights_of(*model, together);
-  const std::vector<int32_t> prompt = random_ids(seq, model->config.vocab, 1);
+  std::vector<Request> requests;  // of different tokens, which take different experts
+  for (int64_t i = 0; i < together; ++i)
+    requests.push_back(
+        {random_ids(seq, model->config.vocab, static_cast<uint64_t>(i + 1)), more, {}});
   std::vector<double> prefill, decode;
   double tokens = 0;
   for (int64_t i = 0; i <= a.num("repeats"); ++i) {
     Generation g;  // the one that begins last: all decode beside it
-    generate_together(ctx, *model, std::vector<Request>(together, {prompt, more, {}}), together, {},
-                      [&](size_t i, Generation done) {
-                        if (static_cast<int64_t>(i) + 1 == together) g = std::move(done);
-                      });
+    generate_together(ctx, *model, requests, together, {}, [&](size_t i, Generation done) {
+      if (static_cast<int64_t>(i) + 1 == together) g = std::move(done);
+    });
     if (i == 0) continue;
     prefill.push_back(g.prefill_seconds);
     decode.push_back(g.decode_seconds);

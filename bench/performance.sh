@@ -6,7 +6,7 @@
 # SUTOR=build/sutor THREADS=0 (one per core) OUT=docs/performance.md REPEATS=10 ONEDNN=0 (1: bench/compare_onednn.sh too, which needs
 # libdnnl-dev and THREADS given). python3 (its standard library) formats. Nothing else should run.
 set -eu
-[ $# -eq 0 ] || [ $# -eq 2 ] || { sed -n '2,6s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+[ $# -eq 0 ] || [ $# -eq 2 ] || { sed -n '2,7s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 here=$(cd "$(dirname "$0")" && pwd)
 : "${SUTOR:=$here/../build/sutor}" "${THREADS:=0}" "${OUT:=$here/../docs/performance.md}" "${REPEATS:=10}" "${ONEDNN:=0}"
 work=$(mktemp -d)

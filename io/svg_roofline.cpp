@@ -11,8 +11,8 @@ namespace sutor {
 namespace {
 
 constexpr double kWidth = 860, kHeight = 430, kLeft = 64, kTop = 34, kRight = 20, kBottom = 48;
-constexpr const char* kPalette[] = {"#2f7de1", "#e0591b", "#2f9e44", "#b34ad0",
-                                    "#0c9fb0", "#d6336c", "#b58900", "#868e96"};
+constexpr const char* kPalette[] = {"#2f7de1", "#e0591b", "#2f9e44", "#b34ad0", "#0c9fb0",
+                                    "#d6336c", "#b58900", "#868e96", "#5f3dc4", "#795548"};
 
 struct LogAxis {
   double lo, hi, from, to;  // powers of ten; where on the page
