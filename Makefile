@@ -15,12 +15,20 @@ ALL_CXXFLAGS = $(STD) $(WARN) $(OPT) -ffp-contract=off -fno-math-errno -fno-trap
 LDLIBS  := -lfmt -lyaml-cpp -lonig -lutf8proc -lsentencepiece -lxxhash -lcpp-httplib -lssl -lcrypto -pthread
 MAKEFLAGS += --no-print-directory
 
+# MPI where it is installed (make deps tries to); MPI=no builds without.
+MPI ?= $(if $(shell command -v mpicxx 2>/dev/null),yes,no)
+ifeq ($(MPI),yes)
+MPI_FLAGS := -DOMPI_SKIP_MPICXX $(patsubst -I%,-isystem %,$(shell mpicxx --showme:compile))
+LDLIBS    += $(filter-out -lmpi_cxx,$(shell mpicxx --showme:link))
+endif
+
 ISA_avx2       := -mavx2 -mfma -mf16c -O3
 ISA_avx512     := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c -O3
 ISA_avx512bf16 := $(ISA_avx512) -mavx512bf16
 ISA_amx        := $(ISA_avx512bf16) -mamx-tile -mamx-bf16
 
-LIB_SRC  := $(wildcard engine/*.cpp engine/cpu/*.cpp engine/cpu/isa/*.cpp engine/ops/*.cpp io/*.cpp model/*.cpp) cuda/no_cuda.cpp
+LIB_SRC  := $(filter-out engine/comm_%mpi.cpp,$(wildcard engine/*.cpp)) engine/comm_$(if $(filter yes,$(MPI)),,no_)mpi.cpp
+LIB_SRC  += $(wildcard engine/cpu/*.cpp engine/cpu/isa/*.cpp engine/ops/*.cpp io/*.cpp model/*.cpp) cuda/no_cuda.cpp
 APP_SRC  := $(wildcard apps/*.cpp)
 TEST_SRC := $(wildcard tests/*.cpp tests/kernels/*.cpp)
 obj = $(patsubst %.cpp,$(BUILD)/%.o,$(1))
@@ -35,6 +43,7 @@ all: deps
 
 deps:
 	@third_party/install.sh build
+	@third_party/install.sh --try mpi
 
 $(BUILD)/sutor: $(APP_OBJ) $(LIB_OBJ)
 	$(CXX) $(CXXFLAGS) -o $@ $^ $(LDLIBS)
@@ -47,7 +56,7 @@ $(BUILD)/kernel_tests: $(call obj,tests/main.cpp $(wildcard tests/kernels/*.cpp)
 
 $(BUILD)/%.o: %.cpp
 	@mkdir -p $(@D)
-	@echo "  CXX  $<"; $(CXX) $(ALL_CXXFLAGS) $(ISA_$(lastword $(subst _, ,$(basename $(notdir $<))))) -c -o $@ $<
+	@echo "  CXX  $<"; $(CXX) $(ALL_CXXFLAGS) $(ISA_$(lastword $(subst _, ,$(basename $(notdir $<))))) $(if $(filter %comm_mpi.cpp,$<),$(MPI_FLAGS)) -c -o $@ $<
 
 $(BUILD)/model/embedded.o: $(addprefix recipes/embedded/,config.json model.safetensors tokenizer.json tokenizer_config.json) \
   $(addprefix recipes/embedded-dense/,config.json model.safetensors)

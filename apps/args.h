@@ -18,10 +18,14 @@ struct UsageError : Error {
   using Error::Error;
 };
 
+// This thread is a rank whose notices another one gives.
+inline thread_local bool quiet_rank = false;
+
 // A line for people on stderr. Unlike fmt::print it never throws: a full or closed stderr must not
 // end the work.
 template <class... A>
 void note(fmt::format_string<A...> f, A&&... a) {
+  if (quiet_rank) return;
   std::fputs(fmt::format(f, std::forward<A>(a)...).c_str(), stderr);
 }
 
@@ -58,6 +62,7 @@ class Args {
   double real(const std::string& name) const;
   bool on(const std::string& name) const;
   const std::vector<std::string>& all(const std::string& name) const;
+  bool declares(const std::string& name) const { return options_.count(name) != 0; }
   bool given(const std::string& name) const { return given_.count(name) != 0; }
   const std::string& required(const std::string& name) const;  // usage error when not given
 

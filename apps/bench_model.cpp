@@ -78,7 +78,7 @@ ModelTiming time_training(const Args& a, Ctx& ctx) {
                                    {ctx.compute, false, false, {}, false});
     flop = e.product_flops + e.attention_flops;
   }
-  model->params.prepare_training(ctx.compute, true, a.str("optimizer") == "adamw8bit");
+  model->params.prepare_training(ctx.compute, {.moments_8bit = a.str("optimizer") == "adamw8bit"});
   model->recompute = a.on("recompute");
   place_weights(a, *model, a.num("repeats") * 32);
   TrainOptions opt;

@@ -13,6 +13,7 @@
 #include "apps/commands.h"
 #include "apps/common.h"
 #include "apps/table.h"
+#include "engine/comm.h"
 #include "engine/cpu/isa.h"
 #include "engine/parallel.h"
 #include "io/memory.h"
@@ -66,6 +67,7 @@ void run(const Args& a) {
   Json isas = Json::array();
   for (cpu::Isa isa : cpu::available_isas()) isas.push_back(cpu::name_of(isa));
   Json libraries{
+      {"mpi", mpi_version().empty() ? "not in this binary" : mpi_version()},
       {"eigen",
        fmt::format("{}.{}.{}", EIGEN_WORLD_VERSION, EIGEN_MAJOR_VERSION, EIGEN_MINOR_VERSION)},
       {"fmt",

@@ -123,7 +123,8 @@ void run(const Args& a) {
   Estimate e = estimate_training(
       *model, micro,
       {ctx.compute, a.on("recompute"), a.real("aux-loss") != 0 && a.str("aux") == "own",
-       std::move(ids), a.str("optimizer") == "adamw8bit"});
+       std::move(ids), a.str("optimizer") == "adamw8bit",
+       static_cast<int64_t>(micro.size())});
   e.process = process;
   double rate = cpu::measure_gflops(ctx.compute), f32 = cpu::measure_gflops(Compute::kF32),
          step_seconds = 1e-9 / kReached * (e.product_flops / rate + e.attention_flops / f32),

@@ -6,6 +6,7 @@
 #include "apps/commands.h"
 #include "apps/common.h"
 #include "apps/data_args.h"
+#include "apps/ranks.h"
 #include "apps/run_checkpoint.h"
 #include "apps/table.h"
 #include "io/chat_client.h"
@@ -18,6 +19,7 @@ namespace {
 
 void declare(Args& a) {
   declare_model(a);
+  declare_ranks(a, false);
   declare_data(a);
   declare_weights(a);
   a.choice("metric", "what is measured", "loss",
@@ -54,7 +56,7 @@ Judge judge_of(const Args& a) {
   };
 }
 
-EvalResult measure(const Args& a, const EvalOptions& opt) {
+EvalResult measure(const Args& a, const EvalOptions& opt, Ctx ctx, const Ranks& ranks) {
   const std::string &file = a.required("data"), &metric = a.str("metric");
   if (metric == "pass@1" && !a.on("allow-code-execution"))
     throw UsageError(
@@ -62,8 +64,8 @@ EvalResult measure(const Args& a, const EvalOptions& opt) {
   Judge judge = metric == "judge" ? judge_of(a) : Judge{};
   std::string rubric = a.given("judge-prompt") ? read_file(a.str("judge-prompt"), 1 << 20) : "";
   if (metric == "pass@1") find_python();
-  Ctx ctx = a.context();
   auto model = open_model(a);
+  share_experts_for_inference(*model, ranks);
   Tokenizer tok = Tokenizer::load(hub_folder(a.str("MODEL")));
   DataSet data = load_rows(a, file,
                            metric == "multiple-choice" ? RowKind::kQuestion
@@ -94,8 +96,10 @@ EvalResult measure(const Args& a, const EvalOptions& opt) {
   return eval_json(ctx, *model, tok, tasks, file, opt);
 }
 
-void run(const Args& a) {
+void run_rank(const Args& a, Ctx ctx, const Ranks& ranks) {
   const std::string& metric = a.str("metric");
+  if (!ranks.alone() && (metric == "pass@1" || metric == "judge"))
+    throw UsageError("--metric " + metric + " runs on one rank: each would run programs or ask");
   a.no_effect_unless(generates(metric), "max-tokens", "--metric " + metric + " generates nothing");
   a.no_effect_unless(!generates(metric), "batch",
                      "--metric " + metric + " answers rows one by one");
@@ -112,7 +116,8 @@ void run(const Args& a) {
     check_can_write(a.str("out"));
   }
   Stopwatch watch;
-  EvalResult r = measure(a, opt);
+  EvalResult r = measure(a, opt, ctx, ranks);
+  if (!ranks.lead()) return;
   Json j = to_json(r), rows = std::move(j["rows"]);
   j.erase("rows");
   j["model"] = a.str("MODEL");
@@ -137,6 +142,11 @@ void run(const Args& a) {
   t.row({"rows", std::to_string(r.rows.size())});
   t.row({"seconds", fmt::format("{:.1f}", watch.seconds())});
   fmt::print("{}", t.text());
+}
+
+void run(const Args& a) {
+  const Ctx ctx = a.context();
+  on_ranks(a, [&](const Ranks& ranks) { run_rank(a, ctx, ranks); });
 }
 
 }  // namespace

@@ -59,7 +59,8 @@ Need need_of(const Args& a, const std::vector<TrainRow>& rows, Compute compute, 
                                 recompute,
                                 a.real("aux-loss") != 0 && a.str("aux") == "own",
                                 {},
-                                a.str("optimizer") == "adamw8bit"};
+                                a.str("optimizer") == "adamw8bit",
+                                a.num("grad-accum")};
   Need need{};
   auto beyond_weights = [&](int64_t n) {
     std::unique_ptr<Model> dry = dry_model(a.str("MODEL"), DType::BF16, compute);
@@ -93,6 +94,17 @@ double process_beside(const Model& model) {
 }
 
 }  // namespace
+
+Fits check_fits(const Args& a, const Model& model, const std::vector<TrainRow>& rows,
+                Compute compute, const Ranks& ranks) {
+  if (!ranks.lead()) {  // the lead decides for all, and fails for all
+    const std::string fits = ranks.world.broadcast("", 0, "memory");
+    return {fits.substr(0, 1) == "1", 0};
+  }
+  const Fits fits = check_fits(a, model, rows, compute);
+  ranks.world.broadcast(fits.recompute ? "1" : "0", 0, "memory");
+  return fits;
+}
 
 Fits check_fits(const Args& a, const Model& model, const std::vector<TrainRow>& rows,
                 Compute compute) {

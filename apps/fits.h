@@ -4,6 +4,7 @@
 // it must) against what the machine and its control group still give. Test: tests/fits.cpp.
 
 #include "apps/args.h"
+#include "engine/ranks.h"
 #include "model/model.h"
 #include "model/trainer.h"
 
@@ -18,5 +19,8 @@ struct Fits {
 // reading weights from the disk in every step.
 Fits check_fits(const Args& a, const Model& model, const std::vector<TrainRow>& rows,
                 Compute compute);
+// On several ranks the first one decides.
+Fits check_fits(const Args& a, const Model& model, const std::vector<TrainRow>& rows,
+                Compute compute, const Ranks& ranks);
 
 }  // namespace sutor

@@ -6,6 +6,7 @@
 #include "apps/commands.h"
 #include "apps/common.h"
 #include "apps/data_args.h"
+#include "apps/ranks.h"
 #include "apps/run_checkpoint.h"
 #include "apps/sampling_args.h"
 #include "engine/dry_run.h"
@@ -16,6 +17,7 @@ namespace {
 
 void declare(Args& a) {
   declare_model(a);
+  declare_ranks(a, false);
   declare_weights(a);
   a.string("prompt", "text to continue");
   a.string("prompts", "rows with {\"prompt\"} or {\"messages\"}: JSON lines of output");
@@ -156,7 +158,7 @@ void check_caches_fit(const Model& model, int64_t tokens, int64_t together) {
         together, tokens, bytes / (1 << 30), available / (1 << 30));
 }
 
-void run(const Args& a) {
+void run_rank(const Args& a, Ctx ctx, const Ranks& ranks) {
   if (a.given("prompt") == a.given("prompts"))
     throw UsageError("give one of --prompt and --prompts");
   check_sampling(a);
@@ -167,8 +169,8 @@ void run(const Args& a) {
   a.no_effect_unless(as_json, "logprobs", "only JSON output shows them: --json");
   a.no_effect_unless(as_json, "batch",
                      "text is shown as it comes (--json shows answers as they end)");
-  Ctx ctx = a.context();
   auto model = open_model(a);
+  share_experts_for_inference(*model, ranks);
   Tokenizer tok = Tokenizer::load(hub_folder(a.str("MODEL")));
   const std::vector<int32_t> eos = end_ids(a, *model, tok);
   SampleOptions opt = sample_options(a);
@@ -231,6 +233,11 @@ void run(const Args& a) {
     const Request& r = requests[i];
     done(i, generate(ctx, *model, r.prompt, r.max_tokens, eos, r.sample, r.on_token));
   }
+}
+
+void run(const Args& a) {
+  const Ctx ctx = a.context();
+  on_ranks(a, [&](const Ranks& ranks) { run_rank(a, ctx, ranks); });
 }
 
 }  // namespace

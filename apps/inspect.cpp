@@ -19,6 +19,7 @@
 #include "model/peft_config.h"
 #include "model/pesc.h"
 #include "model/pesc_adapter.h"
+#include "model/run_state.h"
 
 namespace sutor {
 namespace {
@@ -133,6 +134,15 @@ void run(const Args& a) {
   if (is_pesc_adapter(path) || has(path, "adapter_config.json") || has(path, "expert_cfg.json"))
     return inspect_adapter(path, a.on("json"));
   a.no_effect_unless(is_gguf(path), "dtype", "only a .gguf file is unpacked");
+  Json state;
+  if (is_run_state(path)) {
+    const StateFile file(path);
+    file.verify();
+    state = {{"step", get<int64_t>(file.json(), "step", path)},
+             {"tensors", file.names().size()},
+             {"files", file.json()["files"]},
+             {"checksums", "right"}};
+  }
   auto model = sizes_of(path, a.str("dtype") == "f32" ? Compute::kF32 : Compute::kBF16);
   if (model->config.adapter_dim > 0)
     for (std::string& s : beyond_authors(model->config)) model->notices.push_back(std::move(s));
@@ -165,6 +175,7 @@ void run(const Args& a) {
            {"groups", groups},
            {"dtypes", dtypes},
            {"tokenizer", tokenizer}};
+    if (!state.is_null()) j["checkpoint"] = state;
     if (c.adapter_dim > 0)
       j.update({{"adapter_dim", c.adapter_dim}, {"moe_scaling", c.adapter_scaling}});
     return print_json(j);
@@ -172,6 +183,10 @@ void run(const Args& a) {
   fmt::print("{}  {:.3f} M parameters ({:.3f} M active per token), {:.1f} MB\n", c.model_type,
              static_cast<double>(total) * 1e-6, static_cast<double>(active) * 1e-6,
              static_cast<double>(bytes) * 1e-6);
+  if (!state.is_null())
+    fmt::print("checkpoint of step {}: {} tensors in {} files, checksums right\n",
+               state["step"].get<int64_t>(), state["tensors"].get<int64_t>(),
+               state["files"].size());
   fmt::print("layers {} ({} MoE), hidden {}, heads {}, vocabulary {}\n", c.layers, moe, c.hidden,
              c.heads, c.vocab);
   fmt::print("tokenizer {}\n", tokenizer.is_null() ? "none" : tokenizer.dump());

@@ -7,6 +7,7 @@
 #include <system_error>
 
 #include "apps/commands.h"
+#include "apps/ranks.h"
 #include "io/json.h"
 
 using namespace sutor;
@@ -33,7 +34,10 @@ std::string one_line(std::string s) {
 void run(const Command& c, int argc, char** argv) {
   Args args(c.name, c.summary, c.example);
   c.declare(args);
-  if (args.parse(argc, argv)) c.run(args);
+  if (!args.parse(argc, argv)) return;
+  if (const int n = ranks_that_mpi_started(); n > 1 && !declares_ranks(args))
+    throw UsageError(fmt::format("runs on one rank, {} were started", n));
+  c.run(args);
 }
 
 // Work, then what it left in stdout's buffer. An error is one line, written without exceptions: a
@@ -79,7 +83,11 @@ int main(int argc, char** argv) {
     return guarded("sutor", [] { fmt::print("{}", usage()); });
   if (name == "--version") return guarded("sutor", [] { fmt::print("sutor {}\n", kVersion); });
   for (const Command* c : commands())
-    if (name == c->name) return guarded("sutor " + name, [&] { run(*c, argc - 2, argv + 2); });
+    if (name == c->name) {
+      const int code = guarded("sutor " + name, [&] { run(*c, argc - 2, argv + 2); });
+      leave_mpi(code);
+      return code;
+    }
   note("sutor: no command '{}'; sutor --help lists them\n", one_line(name));
   return 2;
 }

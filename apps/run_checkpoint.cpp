@@ -1,4 +1,4 @@
-// checkpoint-N as MODEL (apps/run_checkpoint.h): what trains is what state.safetensors holds
+// checkpoint-N as MODEL (apps/run_checkpoint.h): what trains is what the checkpoint holds
 // masters of. Test: tests/adapters.cpp.
 
 #include "apps/run_checkpoint.h"
@@ -9,10 +9,10 @@
 
 #include "engine/dry_run.h"
 #include "engine/quant.h"
-#include "io/safetensors.h"
 #include "model/base_print.h"
 #include "model/checkpoint.h"
 #include "model/pesc_adapter.h"
+#include "model/run_state.h"
 
 namespace sutor {
 namespace fs = std::filesystem;
@@ -51,7 +51,7 @@ Run run_of(const std::string& folder) {
 }  // namespace
 
 bool is_run_checkpoint(const std::string& folder) {
-  return fs::exists(folder + "/state.json") && fs::exists(folder + "/state.safetensors");
+  return is_run_state(folder);
 }
 
 std::string hub_folder(const std::string& folder) {
@@ -64,15 +64,15 @@ std::unique_ptr<Model> load_run_checkpoint(const std::string& folder, Compute co
   Replaced replaced;
   for (const std::string& dir : run.adapters) load_adapter(*model, dir, &replaced);
   if (run.lora.rank > 0) add_lora(*model, run.lora, 0);
-  const Checkpoint files = Checkpoint::open(folder + "/state.safetensors");
+  const StateFile files(folder);
   constexpr std::string_view kMaster = "master.", kValue = "value.";
   for (const std::string& key : files.names()) {
-    const bool value = key.starts_with(kValue);  // beside an I16 master: model/checkpoint.h
-    if (!value && (!key.starts_with(kMaster) || files.info(key).dtype == "I16")) continue;
+    const bool value = key.starts_with(kValue);  // beside an I16 master: model/run_state.h
+    if (!value && (!key.starts_with(kMaster) || files.dtype(key) == DType::I16)) continue;
     const std::string name = key.substr((value ? kValue : kMaster).size());
     check(model->params.has(name), "{}: holds {}, which {} has not", folder, name, run.base);
     Param& p = model->params.at(name);
-    const Tensor t = files.get(key);
+    const Tensor t = files.tensor(key);
     check(t.shape == p.value.shape, "{}: {} has shape {}, {} asks for {}", folder, name,
           to_string(t.shape), run.base, to_string(p.value.shape));
     if (!dry_run()) model->base.replaced.emplace(name, sample_of(name, p.value));

@@ -104,7 +104,8 @@ RunRecord record_of(const Args& a) {
   std::set<std::string> elsewhere{
       "MODEL",   "data",       "adapter",          "experts",    "out",       "save-every",
       "resume",  "threads",    "recompute",        "quiet",      "eval-data", "json",
-      "verbose", "eval-every", "keep-checkpoints", "max-memory", "weights"};
+      "verbose", "eval-every", "keep-checkpoints", "max-memory", "weights", "save-minutes",
+      "keep-best", "ep", "expert-scores", "ranks-as-threads", "comm-timeout"};
   if (a.str("schedule") == "constant") elsewhere.insert("steps");
   for (const auto& [key, value] : r.config.items())
     if (elsewhere.count(key) == 0) r.identity += fmt::format("{}={}\n", key, value.dump());

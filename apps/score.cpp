@@ -5,6 +5,7 @@
 #include "apps/commands.h"
 #include "apps/common.h"
 #include "apps/data_args.h"
+#include "apps/ranks.h"
 #include "apps/run_checkpoint.h"
 #include "io/file.h"
 #include "model/esft.h"
@@ -69,7 +70,7 @@ void from_raw(const Args& a) {
                     "without a model)",
                     a.str("MODEL"), a.str("from-raw")));
   for (const char* o : {"data", "tokens", "seq", "raw-dir", "adapter", "format", "date",
-                        "normalise-gate", "skip-bad-rows", "weights", "device", "dtype", "threads"})
+                        "normalise-gate", "skip-bad-rows", "weights", "device", "dtype", "threads", "comm-timeout"})
     a.no_effect_unless(false, o, "--from-raw reads routing logs");
   if (!a.given("top-k") || !a.given("experts"))
     throw UsageError("--from-raw needs --top-k and --experts: the logs do not say them");
@@ -78,10 +79,8 @@ void from_raw(const Args& a) {
                                static_cast<int>(a.num("experts")), a.str("average") == "sample"));
 }
 
-void run(const Args& a) {
-  const std::string& out = a.required("out");
-  a.no_effect_unless(false, "seed", "nothing is random: rows come in the file's order");
-  if (a.given("from-raw")) return from_raw(a);
+void run_rank(const Args& a, Ctx ctx, const Ranks& ranks) {
+  const std::string& out = a.str("out");
   for (const char* o : {"top-k", "experts"})
     a.no_effect_unless(false, o, "config.json says it (only --from-raw needs it)");
   if (!a.given("MODEL")) throw UsageError("MODEL is missing (or --from-raw DIR)");
@@ -89,11 +88,11 @@ void run(const Args& a) {
   check_not_an_input(out, {a.str("data")});
   check_can_write(out);
   if (a.given("raw-dir")) check_raw_dir(a.str("raw-dir"));
-  Ctx ctx = a.context();
   auto model = open_model(a);
   check(!model->config.moe_layers().empty(),
         "{}: a dense {} model has no experts to score (sutor train --method full or lora)",
         a.str("MODEL"), model->config.model_type);
+  share_experts_for_inference(*model, ranks);
   Tokenizer tok = Tokenizer::load(hub_folder(a.str("MODEL")));
   std::vector<Example> examples = load_examples(a, file, tok);
   int64_t want = a.num("tokens"), have = 0;
@@ -136,6 +135,7 @@ void run(const Args& a) {
     }
   }
   double seconds = watch.seconds();
+  if (!ranks.lead()) return;
   if (a.given("raw-dir")) write_raw(a.str("raw-dir"), tap.raw);
   write_scores(out, tap.acc.scores());
   if (a.on("json"))
@@ -149,8 +149,17 @@ void run(const Args& a) {
              static_cast<double>(tokens) / seconds, out);
 }
 
+void run(const Args& a) {
+  a.required("out");
+  a.no_effect_unless(false, "seed", "nothing is random: rows come in the file's order");
+  if (a.given("from-raw")) return from_raw(a);
+  const Ctx ctx = a.context();
+  on_ranks(a, [&](const Ranks& ranks) { run_rank(a, ctx, ranks); });
+}
+
 void declare(Args& a) {
   declare_model(a, true);
+  declare_ranks(a, false);
   declare_data(a);
   declare_weights(a);
   a.string("out", "scores.json to write");

@@ -11,11 +11,14 @@
 #include "apps/data_args.h"
 #include "apps/fits.h"
 #include "apps/method_args.h"
+#include "apps/ranks.h"
 #include "apps/run_checkpoint.h"
 #include "apps/run_folder.h"
 #include "apps/run_record.h"
 #include "io/file.h"
 #include "model/checkpoint.h"
+#include "model/placement.h"
+#include "model/run_state.h"
 
 namespace sutor {
 namespace fs = std::filesystem;
@@ -62,7 +65,9 @@ void declare(Args& a) {
   a.real("clip", "global gradient norm; 0: none (pesc: 0.3)", 1.0, 0, 1e9);
   default_by_method(a, "clip", "1", "0.3");
   a.integer("save-every", "checkpoint every N steps; 0: only at a signal", 0, 0, 1 << 30);
+  a.real("save-minutes", "checkpoint when so many have passed since the last; 0: none", 0, 0, 1e6);
   a.integer("keep-checkpoints", "remove all but the newest N; 0: keep all", 0, 0, 1 << 30);
+  a.flag("keep-best", "and keep the one with the lowest eval_loss, of those saved at an evaluation");
   a.flag("resume", "go on from the newest checkpoint in --out");
   a.string("eval-data", "rows for eval_loss");
   a.integer("eval-every", "evaluate every N steps (and at the end)", 100, 1, 1 << 30);
@@ -82,6 +87,7 @@ void declare(Args& a) {
       0, 1e-3, 1e6);
   a.no_default("max-memory");
   declare_weights(a);
+  declare_ranks(a, true);
 }
 
 TrainOptions train_options(const Args& a) {
@@ -116,7 +122,7 @@ int64_t longest_document(const std::vector<TrainRow>& rows) {
 }
 
 // What a step writes to log.jsonl.
-Json log_line(const StepLog& s, const TrainOptions& opt) {
+Json log_line(const StepLog& s, const TrainOptions& opt, const Ranks& ranks) {
   auto digits = [](double v, int n) { return Json::parse(fmt::format("{:.{}g}", v, n)); };
   Json j{{"step", s.step},
          {"loss", digits(s.loss, 9)},
@@ -129,17 +135,83 @@ Json log_line(const StepLog& s, const TrainOptions& opt) {
          {"seconds", s.seconds}};
   if (opt.aux_alpha != 0) j["aux_loss"] = digits(s.aux, 9);
   for (const auto& [layer, tokens] : s.load) j["load_cv"].push_back(digits(load_cv(tokens), 4));
+  if (ranks.alone()) return j;
+  j["comm_bytes"] = s.comm_bytes;  // that rank 0 sent
+  j["gradient_bytes"] = s.gradient_bytes;
+  j["comm_seconds"] = s.comm_seconds;
   return j;
 }
 
-void run(const Args& a) {
+// The checkpoint being written beside the next step, and what became of it.
+class Saves {
+ public:
+  Saves(const Args& a, Model& model, const Ranks& ranks, const std::string& identity)
+      : a_(a), model_(model), ranks_(ranks), identity_(identity), out_(a.str("out")) {}
+
+  void begin(int64_t step, std::optional<double> eval_loss) {
+    finish();
+    Json more = Json::object();
+    if (eval_loss) more["eval_loss"] = *eval_loss;
+    writer_ = std::make_unique<StateWriter>(fmt::format("{}/checkpoint-{}", out_, step), model_,
+                                            step, identity_, more, ranks_, true);
+    since_.emplace();
+  }
+  // Every rank; before what is saved changes. A checkpoint that could not be written is said, and
+  // the run goes on: the one before it is still there, and the next may find room.
+  void finish() {
+    if (!writer_) return;
+    const std::unique_ptr<StateWriter> done = std::move(writer_);
+    failed_.clear();
+    try {
+      done->finish();
+      if (int64_t keep = a_.num("keep-checkpoints"); keep > 0 && ranks_.lead())
+        keep_newest_checkpoints(out_, keep, a_.on("keep-best"));
+    } catch (const PeerError&) {
+      throw;
+    } catch (const Error& e) {
+      failed_ = e.what();
+      const std::string last = ranks_.lead() ? newest_checkpoint(out_) : "";
+      note("{}; {}; going on\n", failed_,
+           last.empty() ? "there is no other checkpoint" : "the last one is " + last);
+    }
+  }
+  const std::string& failed() const { return failed_; }
+  double minutes() const { return since_->seconds() / 60; }
+
+ private:
+  const Args& a_;
+  Model& model_;
+  const Ranks& ranks_;
+  std::string identity_, out_, failed_;
+  std::unique_ptr<StateWriter> writer_;
+  std::optional<Stopwatch> since_ = Stopwatch();
+};
+
+// Who holds which expert, where ranks share them.
+void share_experts(const Args& a, Model& model, const Ranks& ranks) {
+  a.no_effect_unless(ranks.ep > 1, "expert-scores", "no experts are shared (--ep 1)");
+  if (ranks.ep == 1) return;
+  std::optional<LayerScores> tokens;
+  if (a.given("expert-scores")) tokens = read_scores(a.str("expert-scores")).token;
+  const Placement p = place_experts(model, ranks.ep, tokens);
+  if (!a.on("quiet")) note("experts by rank: {}\n", summary(p));
+  model.share_experts(ranks.sharing, p.owner, false);
+  if (ranks.lead())
+    write_file_atomic(a.str("out") + "/placement.json", to_json(p).dump(1) + "\n");
+}
+
+enum Flags : unsigned { kStop = 1, kSaveNow = 2 };
+
+void run_rank(const Args& a, Ctx ctx, const Ranks& ranks) {
   const std::string &out = a.required("out"), &data = a.required("data");
   if (!a.given("eval-data")) a.no_effect_unless(false, "eval-every", "there is no --eval-data");
-  a.no_effect_unless(a.num("save-every") > 0, "keep-checkpoints", "there is no --save-every");
+  const bool saves_often = a.num("save-every") > 0 || a.real("save-minutes") > 0;
+  a.no_effect_unless(saves_often, "keep-checkpoints", "there is no --save-every or --save-minutes");
+  a.no_effect_unless(a.num("keep-checkpoints") > 0 && a.given("eval-data"), "keep-best",
+                     "it needs --keep-checkpoints and --eval-data");
   check(!is_run_checkpoint(a.str("MODEL")),
         "{}: is a checkpoint of a run: --resume --out RUN goes on with it", a.str("MODEL"));
   TrainOptions opt = train_options(a);
-  Ctx ctx = a.context();
   Replaced replaced;
   auto model = open_model(a, &replaced);
   Tokenizer tok = Tokenizer::load(a.str("MODEL"));
@@ -159,19 +231,28 @@ void run(const Args& a) {
            a.str("MODEL"), dir);
     if (is_lora) break;
   }
-  sweep_leftovers(out);
-  check(!fs::exists(out) || fs::is_directory(out), "{}: is no folder", out);
-  check(a.on("resume") || holds_no_result(out),
-        "{}: is not empty (--resume goes on from a checkpoint in it; else name a new folder)", out);
+  if (ranks.lead()) {
+    sweep_leftovers(out);
+    check(!fs::exists(out) || fs::is_directory(out), "{}: is no folder", out);
+    check(a.on("resume") || holds_no_result(out),
+          "{}: is not empty (--resume goes on from a checkpoint in it; else name a new folder)",
+          out);
+  }
   std::vector<TrainRow> rows = training_rows(a, data, tok), eval_rows;
   if (a.given("eval-data")) eval_rows = evaluation_rows(a, a.str("eval-data"), tok);
   for (const auto* set : {&rows, &eval_rows})
     check(longest_document(*set) <= model->config.max_positions,
           "{}: max_position_embeddings is {}, the longest document has {} tokens: lower --seq {}",
           model->config.where, model->config.max_positions, longest_document(*set), a.num("seq"));
-  const Fits fits = check_fits(a, *model, rows, ctx.compute);
+  const Fits fits = check_fits(a, *model, rows, ctx.compute, ranks);
   model->recompute = fits.recompute;
-  model->params.prepare_training(ctx.compute, true, a.str("optimizer") == "adamw8bit");
+  std::optional<NewFolder> folder;
+  if (ranks.lead()) folder.emplace(out);
+  share_experts(a, *model, ranks);
+  GradSum sum(ranks, model->params, opt.grad_accum);
+  model->params.prepare_training(
+      ctx.compute,
+      {.moments_8bit = a.str("optimizer") == "adamw8bit", .sources = ranks.ep});
   if (const auto all = model->params.trainable();
       a.str("optimizer") == "adamw8bit" &&
       std::none_of(all.begin(), all.end(), [](const Param* p) { return p->m_scale; }))
@@ -180,7 +261,9 @@ void run(const Args& a) {
         "32 bits\n",
         ParamStore::kMin8Bit);
 
-  place_weights(a, *model, opt.steps * opt.grad_accum, fits.left);
+  // Ranks of a machine share the pages of mapped files; huge pages would be each one's own.
+  if (ranks.alone() || a.str("weights") == "huge")
+    place_weights(a, *model, opt.steps * opt.grad_accum, fits.left);
 
   int64_t done = 0, last = 0, trainable = 0;
   for (Param* p : model->params.trainable()) trainable += p->value.numel();
@@ -189,50 +272,74 @@ void run(const Args& a) {
         "{}: has no checkpoint to resume{}; start without --resume", out,
         torn.empty() ? "" : fmt::format(" ({} is not whole)", torn));
   if (!torn.empty()) note("{}: is not whole; going on from {}\n", torn, newest);
-  RunRecord record = record_of(a);
-  NewFolder folder(out);
+  RunRecord record;
+  if (ranks.lead()) record = record_of(a);
+  record.identity = ranks.world.broadcast(record.identity, 0, "identity of the run");
+  newest = ranks.world.broadcast(newest, 0, "checkpoint to resume");
   if (!newest.empty()) done = read_state(newest, *model, record.identity);
   check(done <= opt.steps, "{}: is at step {}, --steps is {}", newest, done, opt.steps);
-  write_file_atomic(out + "/run.yaml", a.yaml());
-  folder.keep();
+  std::optional<Log> log;
+  if (ranks.lead()) {
+    write_file_atomic(out + "/run.yaml", a.yaml());
+    folder->keep();
+    log.emplace(out + "/log.jsonl", !newest.empty());
+    log->line({{"config", record.config},
+               {"data_hash", record.data_hash},
+               {"model_hash", record.model_hash},
+               {"binary_hash", record.binary_hash},
+               {"trainable_parameters", trainable},
+               {"weights_4bit", model->base.weights_4bit},
+               {"bytes_4bit", model->base.bytes_4bit},
+               {"rows", rows.size()},
+               {"ranks", ranks.world.size()},
+               {"ep", ranks.ep},
+               {"recompute", model->recompute},
+               {"resumed_at", done}});
+  }
   for (int sig : {SIGINT, SIGTERM, SIGUSR1}) std::signal(sig, ask_to_stop);
-  Log log(out + "/log.jsonl", !newest.empty());
-  log.line({{"config", record.config},
-            {"data_hash", record.data_hash},
-            {"model_hash", record.model_hash},
-            {"binary_hash", record.binary_hash},
-            {"trainable_parameters", trainable},
-            {"weights_4bit", model->base.weights_4bit},
-            {"bytes_4bit", model->base.bytes_4bit},
-            {"rows", rows.size()},
-            {"recompute", model->recompute},
-            {"resumed_at", done}});
+  if (opt.grad_accum < ranks.world.size())
+    note("{} ranks share the {} micro-batch{} of a step: {} have no tokens of their own; raise "
+         "--grad-accum\n",
+         ranks.world.size(), opt.grad_accum, opt.grad_accum == 1 ? "" : "es",
+         ranks.world.size() - opt.grad_accum);
   if (const int64_t step = opt.batch * opt.grad_accum; static_cast<int64_t>(rows.size()) < step)
     note("{} rows, {} a step: each step sees some of them more than once\n", rows.size(), step);
   if (!a.on("quiet"))
     note("{} rows of up to {} tokens; {} trainable parameters; {} tokens a step\n", rows.size(),
          a.num("seq"), trainable, opt.batch * opt.grad_accum * a.num("seq"));
-  auto save = [&](int64_t step) {
-    write_state(fmt::format("{}/checkpoint-{}", out, step), *model, step, record.identity);
-    if (int64_t keep = a.num("keep-checkpoints"); keep > 0) keep_newest_checkpoints(out, keep);
-  };
+  Saves saves(a, *model, ranks, record.identity);
   bool stopped = false;
-  train(ctx, *model, rows, opt, done, [&](const StepLog& s) {
-    Json j = log_line(s, opt);
-    if (!eval_rows.empty() && (s.step % a.num("eval-every") == 0 || s.step == opt.steps))
-      j["eval_loss"] = evaluate_loss(ctx, *model, eval_rows, 1);
-    log.line(j);
+  TrainHooks hooks;
+  hooks.before_update = [&] { saves.finish(); };
+  hooks.flags = [&] {
+    const double every = a.real("save-minutes");
+    const bool due = ranks.lead() && every > 0 && saves.minutes() >= every;
+    return (stop_asked != 0 ? kStop : 0u) | (due ? kSaveNow : 0u);
+  };
+  hooks.after = [&](const StepLog& s) {
+    Json j = log_line(s, opt, ranks);
+    std::optional<double> eval_loss;
+    if (!eval_rows.empty() && (s.step % a.num("eval-every") == 0 || s.step == opt.steps)) {
+      eval_loss = evaluate_loss(ctx, *model, eval_rows, 1, ranks);
+      j["eval_loss"] = *eval_loss;
+    }
+    if (log) log->line(j);
     bool show = s.step % std::max<int64_t>(1, opt.steps / 20) == 0 || s.step == opt.steps;
-    if (!a.on("quiet") && (show || j.contains("eval_loss")))
+    if (!a.on("quiet") && (show || eval_loss))
       note("step {}/{}  loss {:.9g}  norm {:.3g}  {:.0f} tokens/s{}\n", s.step, opt.steps, s.loss,
            s.grad_norm, static_cast<double>(s.tokens) / s.seconds,
-           j.contains("eval_loss") ? fmt::format("  eval loss {:.6g}", j["eval_loss"].get<double>())
-                                   : "");
+           eval_loss ? fmt::format("  eval loss {:.6g}", *eval_loss) : "");
     last = s.step;
-    stopped = stop_asked != 0 && last < opt.steps;
-    if (stopped || (a.num("save-every") > 0 && s.step % a.num("save-every") == 0)) save(s.step);
+    stopped = (s.flags & kStop) != 0 && last < opt.steps;
+    const bool due = a.num("save-every") > 0 && s.step % a.num("save-every") == 0;
+    if (stopped || due || (s.flags & kSaveNow) != 0) saves.begin(s.step, eval_loss);
     return !stopped;
-  });
+  };
+  train(ctx, *model, rows, opt, done, hooks, ranks, sum);
+  saves.finish();
+  if (stopped) check(saves.failed().empty(), "stopped after step {}: {}", last, saves.failed());
+  if (!stopped) gather_trained(*model, ranks.world);
+  if (!ranks.lead()) return ranks.world.barrier("the end");
   if (stopped) {
     note("stopped after step {} of {}: the same command with --resume goes on from {}\n", last,
          opt.steps, newest_checkpoint(out));
@@ -243,20 +350,27 @@ void run(const Args& a) {
                   {"peak_bytes", peak_bytes()}});
     if (stop_asked == SIGINT) {  // as every other command ends at Ctrl-C: no `&&` goes on
       std::fflush(nullptr);
+      ranks.world.barrier("the end");
       std::signal(SIGINT, SIG_DFL);
       std::raise(SIGINT);
     }
-    return;
+    return ranks.world.barrier("the end");
   }
   if (full)
     write_model(out + "/model", *model, a.str("MODEL"));
   else
     write_adapter(out + "/adapter", *model, a.str("MODEL"), expert_cfg, is_lora ? &lora : nullptr);
+  ranks.world.barrier("the end");
   std::string result = out + (full ? "/model" : "/adapter");
   if (a.on("json"))
     return print_json(
         {{"out", result}, {"trainable_parameters", trainable}, {"peak_bytes", peak_bytes()}});
   fmt::print("{}\n", result);
+}
+
+void run(const Args& a) {
+  const Ctx ctx = a.context();
+  on_ranks(a, [&](const Ranks& ranks) { run_rank(a, ctx, ranks); });
 }
 
 }  // namespace

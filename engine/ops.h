@@ -3,6 +3,9 @@
 // its derivative beside it. Shapes as in engine/kernels.def; errors name the parameter and both
 // shapes.
 
+#include <optional>
+
+#include "engine/comm.h"
 #include "engine/moe.h"
 #include "engine/tape.h"
 
@@ -40,15 +43,35 @@ struct Routing {
 };
 Routing moe_route(const Var& logits, const Tensor& bias, const RouteOptions& opt);
 
+// The ranks that share a layer's experts.
+struct ExpertRanks {
+  Comm comm;
+  std::vector<int> owner;    // [E] the rank of comm that holds expert e
+  bool same_tokens = false;  // every rank has the same tokens (inference): only results travel
+  const Slab* slab = nullptr;  // where the gradients of experts lie, one for each rank's tokens
+};
+
 // A layer's experts: parameters, and the table of views that the kernels take.
 struct ExpertBank {
   std::vector<Param*> gate, up, down;
+  std::optional<ExpertRanks> ranks;  // none: all experts are here
   ExpertWeights values() const;
-  ExpertWeights grads() const;  // empty tensors where frozen
-  bool any_trainable() const;
+  // Empty tensors where frozen or on another rank. `source`: the rank of whose tokens.
+  ExpertWeights grads(int source = 0) const;
+  bool any_trainable() const;  // on any rank
   bool any_lora() const;
 };
 Var moe_ffn(const Var& x, const Routing& routing, const ExpertBank& bank);
+// The same in two steps where ranks share the experts: what is called between them (a shared expert)
+// runs while tokens travel, in backward too. Bit by bit moe_ffn on one rank.
+struct ExpertCall;
+struct MoeFfnBegun {
+  Var y;                             // the result, where it is there already
+  std::shared_ptr<ExpertCall> call;  // else what is under way
+  Var sent;
+};
+MoeFfnBegun moe_ffn_begin(const Var& x, const Routing& routing, const ExpertBank& bank);
+Var moe_ffn_end(const MoeFfnBegun& begun);
 // The same for experts that carry LoRA; moe_ffn calls it.
 Var moe_ffn_lora(const Var& x, const Routing& routing, const ExpertBank& bank,
                  std::shared_ptr<MoeIndex> index);

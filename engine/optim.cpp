@@ -7,25 +7,27 @@
 
 namespace sutor {
 
+std::vector<double> block_squares(const Tensor& gradient) {
+  const int64_t n = gradient.numel(), blocks = (n + kNormBlock - 1) / kNormBlock;
+  const float* g = gradient.f32();
+  std::vector<double> part(blocks, 0.0);
+  parallel_for(blocks, 1, [&](int64_t lo, int64_t hi) {
+    for (int64_t b = lo; b < hi; ++b) {
+      double lane[8] = {};
+      int64_t end = std::min(n, (b + 1) * kNormBlock), i = b * kNormBlock;
+      for (; i + 8 <= end; i += 8)
+        for (int j = 0; j < 8; ++j) lane[j] += static_cast<double>(g[i + j]) * g[i + j];
+      for (; i < end; ++i) lane[0] += static_cast<double>(g[i]) * g[i];
+      for (double l : lane) part[b] += l;
+    }
+  });
+  return part;
+}
+
 double grad_norm(const std::vector<Param*>& params) {
-  constexpr int64_t kBlock = 1 << 16;
   double total = 0;
-  for (const Param* p : params) {
-    int64_t n = p->grad.numel(), blocks = (n + kBlock - 1) / kBlock;
-    const float* g = p->grad.f32();
-    std::vector<double> part(blocks, 0.0);
-    parallel_for(blocks, 1, [&](int64_t lo, int64_t hi) {
-      for (int64_t b = lo; b < hi; ++b) {
-        double lane[8] = {};
-        int64_t end = std::min(n, (b + 1) * kBlock), i = b * kBlock;
-        for (; i + 8 <= end; i += 8)
-          for (int j = 0; j < 8; ++j) lane[j] += static_cast<double>(g[i + j]) * g[i + j];
-        for (; i < end; ++i) lane[0] += static_cast<double>(g[i]) * g[i];
-        for (double l : lane) part[b] += l;
-      }
-    });
-    for (double s : part) total += s;
-  }
+  for (const Param* p : params)
+    for (double s : block_squares(p->sum)) total += s;
   return std::sqrt(total);
 }
 
@@ -41,11 +43,13 @@ void adamw(Ctx& ctx, const std::vector<Param*>& params, const AdamWOptions& opt,
   step.bias2 = 1 - std::pow(opt.beta2, static_cast<double>(t));
   for (Param* p : params) {
     step.weight_decay = p->value.shape.size() > 1 ? opt.weight_decay : 0.0;
+    const Tensor value = flat(p->value, p->lo, p->hi);
+    if (value.numel() == 0) continue;
     if (p->m.dtype == DType::U8)
-      ctx.k->adamw8bit_step(ctx, p->value, p->master, p->m, p->v, p->m_scale, p->v_scale, p->grad,
+      ctx.k->adamw8bit_step(ctx, value, p->master, p->m, p->v, p->m_scale, p->v_scale, p->sum,
                             step);
     else
-      ctx.k->adamw_step(ctx, p->value, p->master, p->m, p->v, p->grad, step);
+      ctx.k->adamw_step(ctx, value, p->master, p->m, p->v, p->sum, step);
   }
 }
 

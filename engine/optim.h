@@ -12,11 +12,16 @@ struct AdamWOptions {
   double beta1 = 0.9, beta2 = 0.95, eps = 1e-8, weight_decay = 0.1;
 };
 
-// 2-norm of all gradients, summed in double in a fixed order.
+// The sums of squares of a vector's blocks of kNormBlock elements, in double: what the norm is
+// made of, whichever rank has which blocks.
+constexpr int64_t kNormBlock = 1 << 16;
+std::vector<double> block_squares(const Tensor& g);
+// 2-norm of all gradients: block by block, in order.
 double grad_norm(const std::vector<Param*>& params);
 
-// One step (t counts from 1) at `lr`; gradients are multiplied by grad_scale first. Weight decay is
-// decoupled and applies to matrices only. Moments in 8 bits where the parameter has them so.
+// One step (t counts from 1) at `lr` of the elements that this rank updates; gradients are
+// multiplied by grad_scale first. Weight decay is decoupled and applies to matrices only. Moments in
+// 8 bits where the parameter has them so.
 void adamw(Ctx& ctx, const std::vector<Param*>& params, const AdamWOptions& opt, double lr,
            double grad_scale, int64_t t);
 

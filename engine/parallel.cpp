@@ -180,7 +180,7 @@ int quota_of_cgroup(const std::string& root, std::string group) {
   return static_cast<int>(std::ceil(std::min(least, 1e6)));
 }
 
-int physical_cores() {
+int machine_cores() {
   static const int n = [] {
     std::set<std::string> cores;
     for (long i = 0; i < sysconf(_SC_NPROCESSORS_CONF); ++i) {
@@ -189,10 +189,18 @@ int physical_cores() {
       if (!(p >> package) || !(c >> core)) continue;  // offline
       cores.insert(package + ":" + core);
     }
+    return cores.empty() ? std::max(1, static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN)))
+                         : static_cast<int>(cores.size());
+  }();
+  return n;
+}
+
+int physical_cores() {
+  static const int n = [] {
     int usable = usable_cpus();
     if (int quota = quota_of_cgroup("/sys/fs/cgroup", own_cgroup()); quota > 0)
       usable = std::min(usable, quota);
-    return cores.empty() ? usable : std::min(usable, static_cast<int>(cores.size()));
+    return std::min(usable, machine_cores());
   }();
   return n;
 }

@@ -50,7 +50,7 @@ Param& ParamStore::at(const std::string& name) {
 void ParamStore::freeze_all() {
   for (Param& p : params_) {
     p.trainable = false;
-    p.grad = p.master = p.m = p.v = p.m_scale = p.v_scale = {};
+    p.grad = p.sum = p.master = p.m = p.v = p.m_scale = p.v_scale = {};
   }
 }
 
@@ -73,24 +73,62 @@ int ParamStore::train(std::string_view glob) {
   return n;
 }
 
-void ParamStore::prepare_training(Compute compute, bool optimizer, bool moments_8bit) {
-  for (Param& p : params_) {
-    if (!p.trainable || p.grad) continue;
-    p.value = unpacked(p.value);
-    p.value = compute == Compute::kF32 || p.value.dtype != DType::BF16 ? cast(p.value, DType::F32)
-                                                                       : clone(p.value);
-    p.grad = zeros(p.value.shape);
-    if (!optimizer) continue;
-    bool narrow = moments_8bit && p.value.numel() >= kMin8Bit;
-    p.master = p.value.dtype == DType::F32 ? p.value
-               : narrow                    ? zeros(p.value.shape, DType::I16)
-                                           : cast(p.value, DType::F32);
-    p.m = zeros(p.value.shape, narrow ? DType::U8 : DType::F32);
-    p.v = zeros(p.value.shape, narrow ? DType::U8 : DType::F32);
-    if (!narrow) continue;
-    int64_t blocks = (p.value.numel() + ref::kMomentBlock - 1) / ref::kMomentBlock;
-    p.m_scale = zeros({blocks});
-    p.v_scale = zeros({blocks});
+namespace {
+
+// Its value and gradient become views of the slab.
+void fill(Slab& slab, Compute compute) {
+  constexpr int64_t kAlign = 64;
+  auto aligned = [](int64_t n) { return (n + kAlign - 1) / kAlign * kAlign; };
+  auto type = [&](const Param& p) {
+    return compute == Compute::kF32 || float_type(p.value) != DType::BF16 ? DType::F32
+                                                                          : DType::BF16;
+  };
+  int64_t bytes = 0;
+  for (Param* p : slab.params) {
+    slab.at.push_back(slab.stride);
+    slab.byte_at.push_back(bytes);
+    slab.stride += aligned(p->value.numel() * 4) / 4;
+    bytes += aligned(p->value.numel() * size_of(type(*p)));
+  }
+  slab.grads = zeros({slab.sources, slab.stride});
+  slab.values = empty({bytes}, DType::U8);
+  for (size_t i = 0; i < slab.params.size(); ++i) {
+    Param& p = *slab.params[i];
+    Tensor value = wrap(slab.values.storage, slab.values.data + slab.byte_at[i], p.value.shape,
+                        type(p));
+    copy_into(value, p.value);
+    p.value = value;
+    p.grad = wrap(slab.grads.storage, slab.grads.f32() + slab.at[i], p.value.shape, DType::F32);
+  }
+}
+
+}  // namespace
+
+void ParamStore::prepare_training(Compute compute, const TrainingSpace& space) {
+  slabs_[0] = slabs_[1] = {};
+  slabs_[1].sources = space.sources;
+  for (Param& p : params_)
+    if (p.trainable && !p.remote && !p.grad) slabs_[p.owner < 0 ? 0 : 1].params.push_back(&p);
+  for (Slab& slab : slabs_) {
+    if (slab.params.empty()) continue;
+    fill(slab, compute);
+    for (Param* q : slab.params) {
+      Param& p = *q;
+      if (p.hi < 0) p.hi = p.value.numel();
+      const int64_t n = p.hi - p.lo;
+      p.sum = flat(p.grad, p.lo, p.hi);
+      if (!space.optimizer) continue;
+      bool narrow = space.moments_8bit && p.value.numel() >= kMin8Bit;
+      p.master = p.value.dtype == DType::F32 ? flat(p.value, p.lo, p.hi)
+                 : narrow                    ? zeros({n}, DType::I16)
+                                             : cast(flat(p.value, p.lo, p.hi), DType::F32);
+      p.m = zeros({n}, narrow ? DType::U8 : DType::F32);
+      p.v = zeros({n}, narrow ? DType::U8 : DType::F32);
+      if (!narrow) continue;
+      int64_t blocks = (n + ref::kMomentBlock - 1) / ref::kMomentBlock;
+      p.m_scale = zeros({blocks});
+      p.v_scale = zeros({blocks});
+    }
   }
 }
 
@@ -101,9 +139,16 @@ std::vector<Param*> ParamStore::trainable() {
   return out;
 }
 
-void ParamStore::zero_grads() {
+std::vector<Param*> ParamStore::trained_here() {
+  std::vector<Param*> out;
   for (Param& p : params_)
-    if (p.grad) std::memset(p.grad.data, 0, p.grad.nbytes());
+    if (p.trainable && !p.remote) out.push_back(&p);
+  return out;
+}
+
+void ParamStore::zero_grads() {
+  for (Slab& s : slabs_)
+    if (s.grads) std::memset(s.grads.data, 0, s.grads.nbytes());
 }
 
 }  // namespace sutor

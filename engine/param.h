@@ -30,13 +30,42 @@ struct Param {
   std::string name;
   Tensor value;  // the file's bytes while frozen; a heap copy (bf16, or f32 in f32 runs) once
                  // trainable
-  Tensor grad;   // F32, exists only while trainable
-  Tensor master, m, v;      // optimiser state, F32, exists only while trainable
+  Tensor grad;   // F32, of one micro-batch; exists only while trainable, here and below
+  // Elements lo..hi of the value are updated by this rank (all of them on one rank); what the
+  // update needs exists for them alone, as vectors [hi - lo]:
+  int64_t lo = 0, hi = -1;  // -1: to the end
+  Tensor sum;               // F32, gradient of the whole step: `grad` itself, or apart (GradSum)
+  Tensor master, m, v;      // optimiser state, F32
   Tensor m_scale, v_scale;  // F32 [blocks of 256] where m and v are 8-bit (U8) codes; the master of
                             // a BF16 value is then I16: what its 32 bits have beyond the value's
   bool trainable = false;
+  int owner = -1;       // the one of the ranks that share experts which holds it; -1: every rank
+  bool remote = false;  // that is another one: nothing of it is read, trained or copied here
   bool buffer = false;  // never trains (a router's selection bias)
   std::optional<Lora> lora;
+};
+
+inline Tensor flat(const Tensor& t, int64_t lo, int64_t hi) {  // elements of a contiguous tensor
+  return t.view({t.numel()}).slice(lo, hi);
+}
+
+// What training needs beside the weights.
+struct TrainingSpace {
+  bool optimizer = true;      // masters and moments
+  bool moments_8bit = false;  // of parameters with kMin8Bit elements and more
+  int sources = 1;  // of the gradients of experts that ranks share: one of each rank's tokens
+};
+
+// Gradients and values of what trains here, each in one piece of memory, parameters in order; what
+// every rank has, and what the ranks that share experts have each for itself.
+struct Slab {
+  std::vector<Param*> params;
+  std::vector<int64_t> at;       // floats before parameter i in a gradient
+  std::vector<int64_t> byte_at;  // bytes before it in `values`
+  Tensor grads;                  // F32 [sources, stride]
+  Tensor values;                 // U8
+  int sources = 1;
+  int64_t stride = 0;
 };
 
 // True when `glob` (only * is special; it matches dots too) matches all of `name`.
@@ -58,17 +87,20 @@ class ParamStore {
   void freeze_all();
   int train(std::string_view glob);  // marks; LoRA factors only if named, buffers never; no match:
                                      // error
-  // Heap copies and gradients for what is marked, and with `optimizer` the masters and moments.
-  // Values become F32 when computing in f32 (or when the file is not BF16), else stay BF16.
-  // moments_8bit: of parameters with kMin8Bit elements and more.
-  void prepare_training(Compute compute, bool optimizer = true, bool moments_8bit = false);
+  // Heap copies and gradients for what is marked and not remote. Values become F32 when computing in
+  // f32 (or when the file is not BF16), else stay BF16.
+  void prepare_training(Compute compute, const TrainingSpace& space = {});
   static constexpr int64_t kMin8Bit = 4096;  // bitsandbytes' min_8bit_size
+  const Slab& everywhere() const { return slabs_[0]; }
+  const Slab& experts() const { return slabs_[1]; }
   std::vector<Param*> trainable();
+  std::vector<Param*> trained_here();  // those that are not remote
   void zero_grads();
 
  private:
   std::deque<Param> params_;  // in order of creation; addresses stay
   std::unordered_map<std::string, Param*> index_;
+  Slab slabs_[2];
 };
 
 struct Scope {

@@ -57,11 +57,22 @@ Var MoeBlock::operator()(const Var& x, const Sequences& sequences, Trace& trace,
                          std::vector<Var>* aux) const {
   Routing r = route(x, trace);
   router_.balance(r, sequences, aux);
-  Var y = moe_ffn(x, r, bank_);
-  if (!shared_) return y;
+  MoeFfnBegun begun = moe_ffn_begin(x, r, bank_);
+  if (!shared_) return moe_ffn_end(begun);
   Var always = (*shared_)(x);
   if (shared_gate_) always = gated(always, linear(x, *shared_gate_));
-  return add(y, always);
+  return add(moe_ffn_end(begun), always);
+}
+
+void MoeBlock::share(ExpertRanks ranks) {
+  check(ranks.owner.size() == bank_.gate.size(), "{} experts, owners of {}", bank_.gate.size(),
+        ranks.owner.size());
+  for (size_t e = 0; e < bank_.gate.size(); ++e)
+    for (Param* p : {bank_.gate[e], bank_.up[e], bank_.down[e]}) {
+      p->owner = ranks.owner[e];
+      p->remote = ranks.owner[e] != ranks.comm.rank();
+    }
+  bank_.ranks = std::move(ranks);
 }
 
 }  // namespace sutor

@@ -1,13 +1,9 @@
 #include "model/checkpoint.h"
 
-#include <unistd.h>
-
 #include <algorithm>
-#include <charconv>
 #include <filesystem>
 #include <map>
 #include <set>
-#include <sstream>
 
 #include "engine/dry_run.h"
 #include "engine/quant.h"
@@ -162,128 +158,6 @@ void load_adapter(Model& model, const std::string& dir, Replaced* replaced) {
     check(!said || has, "adapter {}: expert_cfg.json names {}, whose weights are not there", dir,
           p.name);
     check(said || !has, "adapter {}: holds {}, which expert_cfg.json does not name", dir, p.name);
-  }
-}
-
-namespace {
-
-// Which of two runs' "key=value" lines differ, by key.
-std::string differences(const std::string& a, const std::string& b) {
-  std::map<std::string, std::set<std::string>> values;  // the same in both: one
-  std::map<std::string, int> times;
-  for (const std::string* text : {&a, &b}) {
-    std::istringstream lines(*text);
-    for (std::string line; std::getline(lines, line);) {
-      std::string key = line.substr(0, line.find('='));
-      values[key].insert(line);
-      ++times[key];
-    }
-  }
-  std::vector<std::string> keys;
-  for (const auto& [key, v] : values)
-    if (v.size() > 1 || times[key] == 1) keys.push_back(key);
-  return fmt::format("{}", fmt::join(keys, ", "));
-}
-
-}  // namespace
-
-// The master is what float32 has beyond the bf16 value, which then belongs to the state.
-static bool is_rest(const Param& p) { return p.master.dtype == DType::I16; }
-
-void write_state(const std::string& dir, Model& model, int64_t step, const std::string& run) {
-  NamedTensors tensors;
-  for (Param* p : model.params.trainable()) {
-    tensors.emplace_back("master." + p->name, p->master);
-    if (is_rest(*p)) tensors.emplace_back("value." + p->name, p->value);
-    tensors.emplace_back("m." + p->name, p->m);
-    tensors.emplace_back("v." + p->name, p->v);
-    if (!p->m_scale) continue;
-    tensors.emplace_back("m_scale." + p->name, p->m_scale);
-    tensors.emplace_back("v_scale." + p->name, p->v_scale);
-  }
-  AtomicFolder folder(dir);
-  save_safetensors(folder.dir() + "/state.safetensors", tensors);
-  Json j{{"step", step}, {"run", run}, {"hash", hash_file(folder.dir() + "/state.safetensors")}};
-  write_file_atomic(folder.dir() + "/state.json", j.dump(2) + "\n");
-  folder.commit();
-}
-
-int64_t read_state(const std::string& dir, Model& model, const std::string& run) {
-  Json j = read_json_file(dir + "/state.json");
-  std::string was = get<std::string>(j, "run", dir);
-  check(was == run, "{}: was made by a run with other data, model or settings: {}", dir,
-        differences(was, run));
-  check(get<std::string>(j, "hash", dir) == hash_file(dir + "/state.safetensors"),
-        "{}: state.safetensors is damaged", dir);
-  Checkpoint files = Checkpoint::open(dir + "/state.safetensors");
-  size_t used = 0;
-  for (Param* p : model.params.trainable()) {
-    Tensor none;
-    for (auto [prefix, t] : {std::pair<const char*, Tensor*>{"master.", &p->master},
-                             {"value.", is_rest(*p) ? &p->value : &none},
-                             {"m.", &p->m},
-                             {"v.", &p->v},
-                             {"m_scale.", &p->m_scale},
-                             {"v_scale.", &p->v_scale}}) {
-      if (!*t) continue;  // of moments in 8 bits only, or of float32 masters
-      std::string name = prefix + p->name;
-      check(files.has(name), "{}: has no {}", dir, name);
-      Tensor stored = files.get(name);
-      check(stored.dtype == t->dtype, "{}: {} is {}, the run keeps {}", dir, name,
-            name_of(stored.dtype), name_of(t->dtype));
-      copy_into(*t, stored);
-      ++used;
-    }
-    if (p->value.data != p->master.data && !is_rest(*p)) copy_into(p->value, p->master);
-  }
-  check(used == files.names().size(), "{}: holds {} tensors, the run trains {}", dir,
-        files.names().size(), used);
-  return get<int64_t>(j, "step", dir);
-}
-
-namespace {
-
-// Checkpoints by step: whole ones, or those that lack a file.
-std::map<int64_t, std::string> checkpoints(const std::string& run_dir, bool whole = true) {
-  std::map<int64_t, std::string> found;
-  if (!fs::is_directory(run_dir)) return found;
-  for (const auto& e : fs::directory_iterator(run_dir)) {
-    std::string name = e.path().filename().string();
-    constexpr std::string_view kPrefix = "checkpoint-";
-    int64_t step = -1;
-    if (!name.starts_with(kPrefix)) continue;
-    auto [end, ec] = std::from_chars(name.data() + kPrefix.size(), name.data() + name.size(), step);
-    if (ec == std::errc() && end == name.data() + name.size() && step >= 0 &&
-        whole ==
-            (fs::exists(e.path() / "state.json") && fs::exists(e.path() / "state.safetensors")))
-      found[step] = e.path().string();
-  }
-  return found;
-}
-
-}  // namespace
-
-std::string newest_checkpoint(const std::string& run_dir, std::string* torn) {
-  auto found = checkpoints(run_dir), others = checkpoints(run_dir, false);
-  if (torn != nullptr && !others.empty() &&
-      (found.empty() || others.rbegin()->first > found.rbegin()->first))
-    *torn = others.rbegin()->second;
-  return found.empty() ? "" : found.rbegin()->second;
-}
-
-void keep_newest_checkpoints(const std::string& run_dir, int64_t keep) {
-  auto found = checkpoints(run_dir);
-  while (static_cast<int64_t>(found.size()) > keep) {
-    fs::path old = found.begin()->second;
-    // Out of sight first: a removal cut off must not leave half a checkpoint. sweep_leftovers()
-    // knows the name.
-    fs::path aside =
-        old.parent_path() / fmt::format(".sutor-tmp-{}-{}", old.filename().string(), getpid());
-    std::error_code ec;
-    fs::rename(old, aside, ec);
-    if (!ec) fs::remove_all(aside, ec);
-    check(!ec, "{}: cannot be removed: {}", old.string(), ec.message());
-    found.erase(found.begin());
   }
 }
 

@@ -1,6 +1,6 @@
 #pragma once
-// What a run leaves behind: adapters, whole models, resumable checkpoints. Every folder is written
-// aside and renamed.
+// What a run leaves behind: adapters and whole models (resumable state: model/run_state.h). Every
+// folder is written aside and renamed.
 
 #include <map>
 #include <string>
@@ -36,16 +36,5 @@ void load_adapter(Model& model, const std::string& dir, Replaced* replaced = nul
 void replace_tensor(Model& model, const std::string& name, const Tensor& t, const std::string& dir,
                     const std::string& key, Replaced* replaced);
 bool is_folded(const Model& model, const Param& p);
-
-// Resumable state: fp32 masters (bf16 values and the 16 bits beyond them under adamw8bit) and AdamW
-// moments of what trains, and the step. `run` identifies data and settings.
-void write_state(const std::string& dir, Model& model, int64_t step, const std::string& run);
-int64_t read_state(const std::string& dir, Model& model, const std::string& run);
-
-// The newest complete checkpoint-N in a run folder; empty when there is none. `torn`, if given,
-// becomes a newer one that lacks a file.
-std::string newest_checkpoint(const std::string& run_dir, std::string* torn = nullptr);
-// Removes the oldest complete checkpoints until `keep` (1 or more) are left.
-void keep_newest_checkpoints(const std::string& run_dir, int64_t keep);
 
 }  // namespace sutor

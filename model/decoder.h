@@ -86,6 +86,13 @@ class Decoder : public Model {
     return x;
   }
 
+  void share_experts(const Comm& comm, const std::vector<std::vector<int>>& owner,
+                     bool same_tokens) override {
+    for (size_t i = 0; i < layers_.size(); ++i)
+      if (layers_[i].moe)
+        layers_[i].moe->share({comm, owner.at(i), same_tokens, &params.experts()});
+  }
+
   KvCache make_cache(int64_t capacity) const override {
     KvCache cache;
     cache.capacity = capacity;

@@ -301,10 +301,10 @@ Estimate estimate_training(Model& model, const std::vector<Batch>& micro,
     bool embedding = p.name.ends_with("embed_tokens.weight") && !p.trainable && &p != &model.head();
     e.mapped += embedding ? touched_rows(p, micro, opt.ids) : p.value.nbytes();
   }
-  model.params.prepare_training(opt.compute, true, opt.moments_8bit);
+  model.params.prepare_training(opt.compute, {.moments_8bit = opt.moments_8bit});
   for (Param* p : model.params.trainable()) {
     e.values += p->value.nbytes();
-    e.grads += p->grad.nbytes();
+    e.grads += p->grad.nbytes() * (opt.micro_batches > 1 ? 2 : 1);  // engine/grad_sum.h
     if (p->master.data != p->value.data) e.masters += p->master.nbytes();
     int64_t moments = p->m.nbytes() + p->v.nbytes() + (p->m_scale ? 2 * p->m_scale.nbytes() : 0);
     e.moments += moments;

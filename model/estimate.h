@@ -26,6 +26,7 @@ struct EstimateOptions {
   std::vector<int32_t> ids;  // of all data: which rows of the embedding the run reads; empty: those
                              // of the micro-batches
   bool moments_8bit = false;
+  int64_t micro_batches = 1;  // of a step
 };
 
 struct Estimate {

@@ -13,7 +13,7 @@ constexpr int64_t kAlign = 64;
 bool moves(const Model& model, const Param& p) {
   bool embedding = p.name.ends_with("embed_tokens.weight") && &p != &model.head();
   return p.value.storage && p.value.storage->mapped() && p.value.shape.size() == 2 &&
-         p.value.contiguous() && !p.trainable && !embedding;
+         p.value.contiguous() && !p.trainable && !p.remote && !embedding;
 }
 
 }  // namespace

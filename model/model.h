@@ -77,6 +77,11 @@ class Model {
   std::deque<Param> fold_factors;    // what `folded` refers to
   bool recompute = false;            // keep only each block's input for backward
 
+  // Shares each MoE layer's experts among the ranks of `comm`: owner[layer][e] holds expert e (empty:
+  // a dense layer). same_tokens: every rank is given the same batches (inference).
+  virtual void share_experts(const Comm& comm, const std::vector<std::vector<int>>& owner,
+                             bool same_tokens) = 0;
+
   // Final normalised hidden states [T,H] of a batch; aux, if given, collects each MoE layer's
   // balance loss.
   virtual Var hidden(Tape& tape, const Batch& batch, Trace& trace, std::vector<Var>* aux) = 0;

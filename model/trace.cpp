@@ -89,7 +89,7 @@ NamedTensors trace_model(Ctx& ctx, Model& model, const Checkpoint& in,
   if (request.grads || request.aux) {
     model.params.freeze_all();
     model.params.train("*");
-    model.params.prepare_training(ctx.compute, false);
+    model.params.prepare_training(ctx.compute, {.optimizer = false});
   }
   float loss_value = 0;
   {

@@ -4,6 +4,7 @@
 
 #include <functional>
 
+#include "engine/grad_sum.h"
 #include "engine/optim.h"
 #include "model/expert_load.h"
 
@@ -39,18 +40,34 @@ struct StepLog {
   double grad_norm, lr, seconds;
   double aux = 0;   // the balance loss, unweighted, mean of the micro-batches; 0 where it is off
   ExpertLoad load;  // of the step's tokens; empty: a dense model
+  unsigned flags = 0;               // TrainHooks::flags of all ranks, or-ed
+  int64_t comm_bytes = 0;           // that this rank sent in the step
+  double comm_seconds = 0;          // that it waited for others
+  int64_t gradient_bytes = 0;       // of those bytes: gradients and trained values
+};
+
+// What the loop calls on every rank, at the same point of each.
+struct TrainHooks {
+  std::function<bool(const StepLog&)> after;  // each step; false: stop early
+  std::function<unsigned()> flags;            // at the end of a step, for `after` of all ranks
+  std::function<void()> before_update;        // values and optimiser state are about to change
 };
 
 // Row numbers of micro-batch rows `first`.. of the endless stream of epochs; depends on (seed,
 // position) only, so that a resumed run and another micro-batch split see the same rows.
 std::vector<int64_t> rows_at(int64_t first, int64_t count, int64_t rows, const TrainOptions& opt);
 
-// Runs steps done+1 .. opt.steps; `after` is called after each and returns false to stop early.
-// Throws on a non-finite loss or gradient norm.
+// Runs steps done+1 .. opt.steps. Micro-batch a of a step is rank a % R's; the result does not depend
+// on R (engine/grad_sum.h). `sum` was made before model.params.prepare_training(). Throws on a
+// non-finite loss or gradient norm.
+void train(Ctx& ctx, Model& model, const std::vector<TrainRow>& rows, const TrainOptions& opt,
+           int64_t done, const TrainHooks& hooks, const Ranks& ranks, GradSum& sum);
+// On one rank.
 void train(Ctx& ctx, Model& model, const std::vector<TrainRow>& rows, const TrainOptions& opt,
            int64_t done, const std::function<bool(const StepLog&)>& after);
 
 // Mean loss over the trained tokens of the rows, no gradients.
-double evaluate_loss(Ctx& ctx, Model& model, const std::vector<TrainRow>& rows, int64_t batch);
+double evaluate_loss(Ctx& ctx, Model& model, const std::vector<TrainRow>& rows, int64_t batch,
+                     const Ranks& ranks = {});
 
 }  // namespace sutor

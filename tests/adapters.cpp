@@ -6,6 +6,7 @@
 #include "io/safetensors.h"
 #include "io/safetensors_writer.h"
 #include "model/checkpoint.h"
+#include "model/run_state.h"
 #include "model/esft.h"
 #include "tests/command.h"
 #include "tests/gguf_writer.h"

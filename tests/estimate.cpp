@@ -140,7 +140,7 @@ TEST_CASE("estimate: the dry run allocates what a real step allocates") {
       auto model = make_model(c, random_source(c, 1, DType::BF16));
       int64_t before = memory_stats().live;
       choose(*model, s);
-      model->params.prepare_training(s.compute, true, s.moments_8bit);
+      model->params.prepare_training(s.compute, {.moments_8bit = s.moments_8bit});
       model->recompute = s.recompute;
       int64_t weights = 0, prepared = memory_stats().live - before;
       for (Param* p : model->params.trainable()) weights += p->value.numel();

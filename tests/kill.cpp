@@ -6,6 +6,8 @@
 #include <signal.h>
 #include <sys/file.h>
 #include <sys/ptrace.h>
+#include <sys/syscall.h>
+#include <sys/user.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -15,6 +17,7 @@
 
 #include "io/file.h"
 #include "model/checkpoint.h"
+#include "model/run_state.h"
 
 using namespace sutor;
 namespace fs = std::filesystem;
@@ -182,3 +185,94 @@ TEST_CASE("kill: leftovers are swept only when they are ours and their writer is
   CHECK_FALSE(fs::exists(d / (".sutor-old-c" + dead)));
   sweep_leftovers(d / "none");  // no folder, nothing to do
 }
+
+#ifdef __x86_64__
+namespace {
+
+// Runs `work` in a child whose k-th call (k >= 1) that writes, syncs, renames or creates fails with
+// `error`. The child ends with 3 when `work` throws an Error. -1: it made fewer such calls; -2: not
+// traced here.
+int failing_at(int k, int error, const std::function<void()>& work) {
+  pid_t pid = fork();
+  if (pid == 0) {
+    if (ptrace(PTRACE_TRACEME, 0, nullptr, nullptr) != 0) _exit(77);
+    raise(SIGSTOP);
+    try {
+      work();
+    } catch (const Error&) {
+      _exit(3);
+    }
+    _exit(0);
+  }
+  int status = 0;
+  waitpid(pid, &status, 0);
+  if (WIFEXITED(status)) return -2;
+  bool entering = true, injected = false;
+  for (int calls = 0;;) {
+    ptrace(PTRACE_SYSCALL, pid, nullptr, nullptr);
+    waitpid(pid, &status, 0);
+    if (!WIFSTOPPED(status)) {
+      CHECK(WIFEXITED(status));
+      return injected ? WEXITSTATUS(status) : -1;
+    }
+    user_regs_struct regs{};
+    ptrace(PTRACE_GETREGS, pid, nullptr, &regs);
+    if (entering) {
+      const auto call = static_cast<long>(regs.orig_rax);
+      const bool creates = call == SYS_openat && (regs.rdx & O_CREAT) != 0;
+      if (creates || call == SYS_write || call == SYS_fsync || call == SYS_rename ||
+          call == SYS_renameat || call == SYS_renameat2 || call == SYS_mkdir) {
+        if (++calls == k) {
+          regs.orig_rax = static_cast<unsigned long long>(-1);  // no call at all
+          ptrace(PTRACE_SETREGS, pid, nullptr, &regs);
+          injected = true;
+          ptrace(PTRACE_SYSCALL, pid, nullptr, nullptr);
+          waitpid(pid, &status, 0);
+          ptrace(PTRACE_GETREGS, pid, nullptr, &regs);
+          regs.rax = static_cast<unsigned long long>(-error);
+          ptrace(PTRACE_SETREGS, pid, nullptr, &regs);
+          continue;
+        }
+      }
+    }
+    entering = !entering;
+  }
+}
+
+}  // namespace
+
+TEST_CASE("kill: a checkpoint whose k-th write, sync, rename or creation fails is an error, and whole or absent") {
+  for (int error : {ENOSPC, EIO}) {
+    TempDir d;
+    auto model = tiny(), loaded = tiny();
+    fill(*model, 2);
+    write_state(d / "checkpoint-2", *model, 2, "run");
+    int failed = 0, k = 1;
+    for (;; ++k) {
+      CAPTURE(error);
+      CAPTURE(k);
+      const int code = failing_at(k, error, [&] {
+        fill(*model, 3);
+        write_state(d / "checkpoint-3", *model, 3, "run");
+      });
+      if (code == -2) {
+        MESSAGE("skipped: processes cannot be traced here");
+        return;
+      }
+      if (code == -1) break;
+      CHECK((code == 0 || code == 3));
+      failed += code == 3;
+      std::string newest = newest_checkpoint(d.path.string());
+      int64_t step = read_state(newest, *loaded, "run");
+      CHECK(step == (fs::exists(d / "checkpoint-3") ? 3 : 2));
+      CHECK(loaded->params.trainable()[0]->m.f32()[0] == static_cast<float>(step));
+      if (code == 0) CHECK(step == 3);
+      sweep_leftovers(d.path.string());
+      CHECK(count(d.path) == (step == 3 ? 2 : 1));
+      fs::remove_all(d / "checkpoint-3");
+    }
+    CHECK(k > 10);
+    CHECK(failed > 8);
+  }
+}
+#endif

@@ -31,7 +31,7 @@ std::unique_ptr<Model> lora_model() {
 
 double backward(Model& model) {
   Ctx ctx = cpu_context(Compute::kF32);
-  model.params.prepare_training(Compute::kF32, false);
+  model.params.prepare_training(Compute::kF32, {.optimizer = false});
   model.params.zero_grads();
   std::vector<std::vector<int32_t>> ids(2);
   for (int i = 0; i < 33; ++i) ids[i % 2].push_back(i * 37 % 129);
@@ -115,7 +115,7 @@ TEST_CASE("LoRA: gradients with dropout are those of the loss with the same mask
       for (int64_t i = 0; i < p.value.numel(); ++i) p.value.f32()[i] *= 10;
   }
   Ctx ctx = cpu_context(Compute::kF32);
-  model->params.prepare_training(Compute::kF32, false);
+  model->params.prepare_training(Compute::kF32, {.optimizer = false});
   std::vector<std::vector<int32_t>> ids(2);
   for (int i = 0; i < 33; ++i) ids[i % 2].push_back(i * 37 % 129);
   const Batch b = make_batch(ids, ids);

@@ -8,6 +8,7 @@
 #include "engine/ref/quant.h"
 #include "io/safetensors.h"
 #include "model/checkpoint.h"
+#include "model/run_state.h"
 #include "model/trainer.h"
 #include "tests/command.h"
 #include "tests/testing.h"
@@ -34,7 +35,7 @@ std::unique_ptr<Model> full_model(Compute compute, bool moments_8bit) {
   auto model = load_model(kModel);
   model->params.freeze_all();
   model->params.train("*");
-  model->params.prepare_training(compute, true, moments_8bit);
+  model->params.prepare_training(compute, {.moments_8bit = moments_8bit});
   return model;
 }
 
@@ -75,7 +76,7 @@ TEST_CASE("adamw8bit: five steps equal bitsandbytes': weights, codes, scales, ma
   for (const char* name : {"large", "small"})
     store.add(name, clone(golden.get(std::string(name) + ".start")));
   store.train("*");
-  store.prepare_training(Compute::kF32, true, true);
+  store.prepare_training(Compute::kF32, {.moments_8bit = true});
   CHECK(store.at("large").m.dtype == DType::U8);
   CHECK(store.at("small").m.dtype == DType::F32);
   Ctx ctx = cpu_context(Compute::kF32);

@@ -239,7 +239,7 @@ TEST_CASE("pesc: an adapter made on a model whose config.json says llama fits it
   ExpertConfig chosen{{{0, {1}}, {2, {0, 4}}}, false, false};
   for (const Param& p : model->params.all())
     if (trains(chosen, p.name)) model->params.train(p.name);
-  model->params.prepare_training(Compute::kF32, false);
+  model->params.prepare_training(Compute::kF32, {.optimizer = false});
   CHECK(model->params.trainable().size() == 6);
   for (Param* p : model->params.trainable()) p->value.f32()[0] = 3;
   write_adapter(f / "esft", *model, f / "model", to_json(chosen), nullptr);

@@ -1,7 +1,13 @@
 #!/bin/sh
-# Installs the Debian packages of packages.txt that are missing. Usage: install.sh GROUP...   (groups: build dev)
+# Installs the Debian packages of packages.txt that are missing. Usage: install.sh [--try] GROUP...   (groups: build mpi dev)
+# --try: what cannot be installed is left out, and said so.
 set -eu
 here=$(dirname "$0")
+if [ "${1:-}" = --try ]; then
+  shift
+  "$0" "$@" 2>/dev/null || echo "building without the packages of: $*" >&2
+  exit 0
+fi
 missing=
 for group in "$@"; do
   for p in $(sed -n "s/^$group \([a-z0-9.+-]*\).*/\1/p" "$here/packages.txt"); do

@@ -145,16 +145,20 @@ void for_units(const std::vector<MoeUnit>& units, int64_t work, F&& fn) {
 }
 
 // y[t] (+)= sum over k, in this order, of weight[t,k] * rows[where[t,k]] (weight may be empty: 1).
-inline void moe_combine(const MicroKernels& mk, const MoePlan& plan, const Tensor& y,
-                        const Tensor& rows, const Tensor& weight, bool add) {
-  parallel_for(plan.tokens, 8, [&](int64_t lo, int64_t hi) {
+inline void combine_rows(const MicroKernels& mk, const Tensor& y, const Tensor& rows,
+                         const Tensor& weight, const int32_t* where, int64_t top_k, bool add) {
+  parallel_for(y.rows(), 8, [&](int64_t lo, int64_t hi) {
     for (int64_t t = lo; t < hi; ++t) {
-      if (!add) std::fill_n(y.row(t), plan.hidden, 0.0f);
-      for (int64_t k = 0; k < plan.top_k; ++k)
-        mk.axpy(y.row(t), rows.row(plan.index->where[t * plan.top_k + k]),
-                weight ? weight.row(t)[k] : 1.0f, plan.hidden);
+      if (!add) std::fill_n(y.row(t), y.cols(), 0.0f);
+      for (int64_t k = 0; k < top_k; ++k)
+        mk.axpy(y.row(t), rows.row(where[t * top_k + k]), weight ? weight.row(t)[k] : 1.0f,
+                y.cols());
     }
   });
+}
+inline void moe_combine(const MicroKernels& mk, const MoePlan& plan, const Tensor& y,
+                        const Tensor& rows, const Tensor& weight, bool add) {
+  combine_rows(mk, y, rows, weight, plan.index->where.data(), plan.top_k, add);
 }
 
 }  // namespace sutor::cpu

@@ -1,6 +1,7 @@
 // The routed experts of a layer: y = sum_k weight_k W2(silu(W1 x) * W3 x). Keeps the
 // pre-activations gate, up [T*K,I], and x where an expert trains. Kernels: engine/cpu/moe_ffn.cpp,
-// engine/cpu/moe_ffn_bwd.cpp. Experts with LoRA: engine/ops/moe_ffn_lora.cpp.
+// engine/cpu/moe_ffn_bwd.cpp. Experts with LoRA: engine/ops/moe_ffn_lora.cpp; experts that ranks
+// share: engine/ops/ep_exchange.cpp.
 #include "engine/ops.h"
 
 namespace sutor {
@@ -15,12 +16,18 @@ ExpertWeights ExpertBank::values() const {
   return w;
 }
 
-ExpertWeights ExpertBank::grads() const {
+ExpertWeights ExpertBank::grads(int source) const {
+  auto grad = [&](const Param* p) {
+    if (!p->trainable || p->remote) return Tensor{};
+    if (source == 0) return p->grad;
+    return wrap(p->grad.storage, p->grad.f32() + source * ranks->slab->stride, p->grad.shape,
+                DType::F32);
+  };
   ExpertWeights w;
   for (size_t e = 0; e < gate.size(); ++e) {
-    w.gate.push_back(gate[e]->trainable ? gate[e]->grad : Tensor{});
-    w.up.push_back(up[e]->trainable ? up[e]->grad : Tensor{});
-    w.down.push_back(down[e]->trainable ? down[e]->grad : Tensor{});
+    w.gate.push_back(grad(gate[e]));
+    w.up.push_back(grad(up[e]));
+    w.down.push_back(grad(down[e]));
   }
   return w;
 }

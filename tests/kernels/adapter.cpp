@@ -250,7 +250,7 @@ TEST_CASE("adapter_moe: on the tape; a recomputed block draws the same masks; no
   }
   store.train("experts.1.*");
   store.train("experts.2.adapter_up.weight");
-  store.prepare_training(Compute::kF32, false);
+  store.prepare_training(Compute::kF32, {.optimizer = false});
   Ctx ctx = cpu_context(Compute::kF32);
   auto run = [&](bool recompute) {
     store.zero_grads();
