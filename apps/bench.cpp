@@ -5,9 +5,11 @@
 #include <cstdio>
 #include <optional>
 
+#include "apps/bench_comm.h"
 #include "apps/bench_model.h"
 #include "apps/commands.h"
 #include "apps/method_args.h"
+#include "apps/ranks.h"
 #include "apps/table.h"
 #include "engine/cpu/isa.h"
 #include "engine/parallel.h"
@@ -19,8 +21,10 @@ void declare(Args& a) {
   a.positional(
       "WHAT",
       "peaks: GEMM and memory; kernels: the matrix kernels; layer: a MoE layer by the share "
-      "that trains; fusion: what each fused kernel is worth; train, infer: a MODEL");
+      "that trains; fusion: what each fused kernel is worth; train, infer: a MODEL; comm: messages "
+      "between the ranks that mpirun started");
   declare_model(a, true);
+  declare_ranks(a, false);
   a.flag("small",
          "kernels, layer: an eighth of the experts (0.2 GB of them instead of 1.1); fusion: toy "
          "sizes");
@@ -153,18 +157,24 @@ void fusion(const Args& a, Ctx& ctx, const cpu::Peaks& peaks) {
 
 void run(const Args& a) {
   const std::string& what = a.str("WHAT");
-  const char* known[] = {"peaks", "kernels", "layer", "fusion", "train", "infer"};
+  const char* known[] = {"peaks", "kernels", "layer", "fusion", "train", "infer", "comm"};
   if (std::find(std::begin(known), std::end(known), what) == std::end(known))
     throw UsageError(fmt::format("WHAT is '{}'; allowed: {}", what, fmt::join(known, ", ")));
   const bool train = what == "train", infer = what == "infer", times = what != "peaks";
   if ((train || infer) == a.str("MODEL").empty())
     throw UsageError(train || infer ? fmt::format("bench {}: name a MODEL", what)
                                     : fmt::format("bench {}: takes no MODEL", what));
-  a.no_effect_unless(times && !train && !infer, "small", "only kernels, layer and fusion have it");
+  const bool comm = what == "comm";
+  if (const int n = ranks_that_mpi_started(); n > 1 && !comm)
+    throw UsageError(fmt::format("bench {}: runs on one rank, {} were started", what, n));
+  a.no_effect_unless(comm, "comm-timeout", "only comm has ranks");
+  a.no_effect_unless(times && !comm && !train && !infer, "small",
+                     "only kernels, layer and fusion have it");
   a.no_effect_unless(times, "repeats", "peaks has none");
-  a.no_effect_unless(times && !a.on("json"), "csv",
-                     times ? "--json is asked for" : "peaks has no rows");
-  a.no_effect_unless(times, "dtype", "peaks measures both");
+  a.no_effect_unless(times && !comm && !a.on("json"), "csv",
+                     a.on("json") ? "--json is asked for" : what + " has no rows");
+  a.no_effect_unless(times && !comm, "dtype",
+                     comm ? "comm computes nothing" : "peaks measures both");
   for (const char* o : {"method", "experts", "one-indexed", "rank", "alpha", "lora-dropout",
                         "adapter-dropout", "quantize", "optimizer", "recompute"})
     a.no_effect_unless(train, o, "only train has it");
@@ -172,6 +182,7 @@ void run(const Args& a) {
   for (const char* o : {"seq", "adapter", "weights", "batch"})
     a.no_effect_unless(train || infer, o, "only train and infer have it");
   Ctx ctx = a.context();
+  if (comm) return on_ranks(a, [&](const Ranks& ranks) { bench_comm(a, ranks); });
   // A model first: what measures the peaks takes a gigabyte.
   std::optional<ModelTiming> model;
   if (train || infer) model = train ? time_training(a, ctx) : time_inference(a, ctx);

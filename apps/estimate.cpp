@@ -9,6 +9,7 @@
 #include "apps/commands.h"
 #include "apps/common.h"
 #include "apps/data_args.h"
+#include "apps/estimate_scaling.h"
 #include "apps/method_args.h"
 #include "apps/run_checkpoint.h"
 #include "apps/table.h"
@@ -43,7 +44,7 @@ void declare(Args& a) {
   declare_balance_loss(a);
   a.choice("optimizer", "as in sutor train", "adamw", {"adamw", "adamw8bit"});
   a.flag("recompute", "keep only block inputs for backward");
-  a.integer("ranks", "processes that train together", 1, 1, 1 << 16);
+  declare_scaling(a);
 }
 
 int64_t machine_bytes() { return sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGESIZE); }
@@ -98,8 +99,11 @@ void run(const Args& a) {
   const std::string& path = a.str("MODEL");
   bool checkpoint = is_run_checkpoint(path);
   a.no_effect_unless(!checkpoint && !has_weights(path), "weights", "MODEL has weights");
-  if (a.num("ranks") != 1)
-    throw UsageError("--ranks: this binary trains in one process (allowed: 1)");
+  const int ranks = static_cast<int>(a.num("ranks")), ep = static_cast<int>(a.num("ep"));
+  check(ranks % ep == 0, "--ep {}: does not divide the {} ranks", ep, ranks);
+  a.no_effect_unless(a.given("cluster"), "expert-scores", "there is no --cluster");
+  for (const char* o : {"ranks", "ep"})
+    a.no_effect_unless(!a.given("cluster"), o, "--cluster shows all numbers of ranks");
   Ctx ctx = a.context();
   const std::string hub = hub_folder(path);
   std::unique_ptr<Model> model;
@@ -120,12 +124,13 @@ void run(const Args& a) {
     std::string expert_cfg;
     choose_what_trains(a, *model, expert_cfg);
   }
+  if (a.given("cluster")) return print_scaling(a, *model, micro[0].ids.numel(), std::ssize(micro));
   Estimate e = estimate_training(
       *model, micro,
       {ctx.compute, a.on("recompute"), a.real("aux-loss") != 0 && a.str("aux") == "own",
-       std::move(ids), a.str("optimizer") == "adamw8bit",
-       static_cast<int64_t>(micro.size())});
+       std::move(ids), a.str("optimizer") == "adamw8bit", static_cast<int64_t>(micro.size())});
   e.process = process;
+  for_ranks(e, *model, ranks, ep);
   double rate = cpu::measure_gflops(ctx.compute), f32 = cpu::measure_gflops(Compute::kF32),
          step_seconds = 1e-9 / kReached * (e.product_flops / rate + e.attention_flops / f32),
          seconds = step_seconds * static_cast<double>(a.num("steps"));

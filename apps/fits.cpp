@@ -5,6 +5,7 @@
 
 #include "apps/method_args.h"
 #include "engine/dry_run.h"
+#include "engine/ranks.h"
 #include "io/memory.h"
 #include "model/estimate.h"
 #include "model/huge_pages.h"

@@ -4,12 +4,12 @@
 // it must) against what the machine and its control group still give. Test: tests/fits.cpp.
 
 #include "apps/args.h"
-#include "engine/ranks.h"
 #include "model/model.h"
 #include "model/trainer.h"
 
 namespace sutor {
 
+struct Ranks;
 struct Fits {
   bool recompute;  // as --recompute says, or as --max-memory needs; it changes no bit of the result
   int64_t left;    // bytes that are available beside the run, before it has taken any

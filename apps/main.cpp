@@ -1,10 +1,12 @@
 // The only place that exits: 0 done, 1 the work failed (one line on stderr), 2 wrong usage.
+#include <chrono>
 #include <csignal>
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
 #include <new>
 #include <system_error>
+#include <thread>
 
 #include "apps/commands.h"
 #include "apps/ranks.h"
@@ -66,7 +68,15 @@ int guarded(const std::string& who, Work&& work) {
   } catch (const std::exception& e) {
     why = e.what();
   }
-  note("{}: {}\n", who, one_line(why));
+  std::string rank;
+  if (const int r = rank_that_mpi_gave(); r > 0) {
+    // What rank 0 ran into as well is said once: wrong usage always is; else it ends the others.
+    if (code == 2) return code;
+    std::this_thread::sleep_for(std::chrono::milliseconds(1000));
+    rank = fmt::format("rank {}: ", r);
+  }
+  quiet_rank = false;
+  note("{}: {}{}\n", who, rank, one_line(why));
   return code;
 }
 

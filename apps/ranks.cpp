@@ -1,9 +1,7 @@
 #include "apps/ranks.h"
 
-#include <chrono>
 #include <cstdio>
 #include <cstdlib>
-#include <thread>
 
 #include "engine/parallel.h"
 #include "model/placement.h"
@@ -46,16 +44,7 @@ void on_ranks(const Args& a, const std::function<void(const Ranks&)>& body) {
     quiet_rank = mpi->rank() > 0;
     // Results are rank 0's to print.
     if (quiet_rank) check(std::freopen("/dev/null", "w", stdout) != nullptr, "/dev/null");
-    try {
-      run(Comm(mpi));
-    } catch (const std::exception& e) {
-      quiet_rank = false;
-      if (mpi->rank() == 0) throw;
-      // What rank 0 ran into as well is said once: it ends the others.
-      std::this_thread::sleep_for(std::chrono::milliseconds(500));
-      throw Error(fmt::format("rank {}: {}", mpi->rank(), e.what()));
-    }
-    return;
+    return run(Comm(mpi));
   }
   a.no_effect_unless(threads > 1, "comm-timeout", "there is one rank");
   if (threads == 1) return run(Comm());

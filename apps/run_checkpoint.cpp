@@ -50,9 +50,7 @@ Run run_of(const std::string& folder) {
 
 }  // namespace
 
-bool is_run_checkpoint(const std::string& folder) {
-  return is_run_state(folder);
-}
+bool is_run_checkpoint(const std::string& folder) { return is_run_state(folder); }
 
 std::string hub_folder(const std::string& folder) {
   return is_run_checkpoint(folder) ? run_of(folder).base : folder;

@@ -9,8 +9,10 @@ namespace fs = std::filesystem;
 
 bool holds_no_result(const std::string& dir) {
   if (!fs::exists(dir)) return true;
-  for (const auto& e : fs::directory_iterator(dir))
-    if (e.path().filename() != "log.jsonl" && e.path().filename() != "run.yaml") return false;
+  for (const auto& e : fs::directory_iterator(dir)) {
+    const std::string name = e.path().filename().string();
+    if (name != "log.jsonl" && name != "run.yaml" && name != "placement.json") return false;
+  }
   return true;
 }
 

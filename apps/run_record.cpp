@@ -101,11 +101,29 @@ RunRecord record_of(const Args& a) {
   r.data_hash = hash_file(a.str("data"));
   r.model_hash = hash_weights(a.str("MODEL"));
   r.binary_hash = hash_file("/proc/self/exe");
-  std::set<std::string> elsewhere{
-      "MODEL",   "data",       "adapter",          "experts",    "out",       "save-every",
-      "resume",  "threads",    "recompute",        "quiet",      "eval-data", "json",
-      "verbose", "eval-every", "keep-checkpoints", "max-memory", "weights", "save-minutes",
-      "keep-best", "ep", "expert-scores", "ranks-as-threads", "comm-timeout"};
+  std::set<std::string> elsewhere{"MODEL",
+                                  "data",
+                                  "adapter",
+                                  "experts",
+                                  "out",
+                                  "save-every",
+                                  "resume",
+                                  "threads",
+                                  "recompute",
+                                  "quiet",
+                                  "eval-data",
+                                  "json",
+                                  "verbose",
+                                  "eval-every",
+                                  "keep-checkpoints",
+                                  "max-memory",
+                                  "weights",
+                                  "save-minutes",
+                                  "keep-best",
+                                  "ep",
+                                  "expert-scores",
+                                  "ranks-as-threads",
+                                  "comm-timeout"};
   if (a.str("schedule") == "constant") elsewhere.insert("steps");
   for (const auto& [key, value] : r.config.items())
     if (elsewhere.count(key) == 0) r.identity += fmt::format("{}={}\n", key, value.dump());

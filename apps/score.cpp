@@ -69,8 +69,9 @@ void from_raw(const Args& a) {
         fmt::format("{} and --from-raw {}: which of the two? (routing logs are scored "
                     "without a model)",
                     a.str("MODEL"), a.str("from-raw")));
-  for (const char* o : {"data", "tokens", "seq", "raw-dir", "adapter", "format", "date",
-                        "normalise-gate", "skip-bad-rows", "weights", "device", "dtype", "threads", "comm-timeout"})
+  for (const char* o :
+       {"data", "tokens", "seq", "raw-dir", "adapter", "format", "date", "normalise-gate",
+        "skip-bad-rows", "weights", "device", "dtype", "threads", "comm-timeout"})
     a.no_effect_unless(false, o, "--from-raw reads routing logs");
   if (!a.given("top-k") || !a.given("experts"))
     throw UsageError("--from-raw needs --top-k and --experts: the logs do not say them");

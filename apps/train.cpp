@@ -15,6 +15,7 @@
 #include "apps/run_checkpoint.h"
 #include "apps/run_folder.h"
 #include "apps/run_record.h"
+#include "engine/grad_sum.h"
 #include "io/file.h"
 #include "model/checkpoint.h"
 #include "model/placement.h"
@@ -67,7 +68,8 @@ void declare(Args& a) {
   a.integer("save-every", "checkpoint every N steps; 0: only at a signal", 0, 0, 1 << 30);
   a.real("save-minutes", "checkpoint when so many have passed since the last; 0: none", 0, 0, 1e6);
   a.integer("keep-checkpoints", "remove all but the newest N; 0: keep all", 0, 0, 1 << 30);
-  a.flag("keep-best", "and keep the one with the lowest eval_loss, of those saved at an evaluation");
+  a.flag("keep-best",
+         "and keep the one with the lowest eval_loss, of those saved at an evaluation");
   a.flag("resume", "go on from the newest checkpoint in --out");
   a.string("eval-data", "rows for eval_loss");
   a.integer("eval-every", "evaluate every N steps (and at the end)", 100, 1, 1 << 30);
@@ -196,8 +198,7 @@ void share_experts(const Args& a, Model& model, const Ranks& ranks) {
   const Placement p = place_experts(model, ranks.ep, tokens);
   if (!a.on("quiet")) note("experts by rank: {}\n", summary(p));
   model.share_experts(ranks.sharing, p.owner, false);
-  if (ranks.lead())
-    write_file_atomic(a.str("out") + "/placement.json", to_json(p).dump(1) + "\n");
+  if (ranks.lead()) write_file_atomic(a.str("out") + "/placement.json", to_json(p).dump(1) + "\n");
 }
 
 enum Flags : unsigned { kStop = 1, kSaveNow = 2 };
@@ -251,8 +252,7 @@ void run_rank(const Args& a, Ctx ctx, const Ranks& ranks) {
   share_experts(a, *model, ranks);
   GradSum sum(ranks, model->params, opt.grad_accum);
   model->params.prepare_training(
-      ctx.compute,
-      {.moments_8bit = a.str("optimizer") == "adamw8bit", .sources = ranks.ep});
+      ctx.compute, {.moments_8bit = a.str("optimizer") == "adamw8bit", .sources = ranks.ep});
   if (const auto all = model->params.trainable();
       a.str("optimizer") == "adamw8bit" &&
       std::none_of(all.begin(), all.end(), [](const Param* p) { return p->m_scale; }))
@@ -298,10 +298,11 @@ void run_rank(const Args& a, Ctx ctx, const Ranks& ranks) {
   }
   for (int sig : {SIGINT, SIGTERM, SIGUSR1}) std::signal(sig, ask_to_stop);
   if (opt.grad_accum < ranks.world.size())
-    note("{} ranks share the {} micro-batch{} of a step: {} have no tokens of their own; raise "
-         "--grad-accum\n",
-         ranks.world.size(), opt.grad_accum, opt.grad_accum == 1 ? "" : "es",
-         ranks.world.size() - opt.grad_accum);
+    note(
+        "{} ranks share the {} micro-batch{} of a step: {} have no tokens of their own; raise "
+        "--grad-accum\n",
+        ranks.world.size(), opt.grad_accum, opt.grad_accum == 1 ? "" : "es",
+        ranks.world.size() - opt.grad_accum);
   if (const int64_t step = opt.batch * opt.grad_accum; static_cast<int64_t>(rows.size()) < step)
     note("{} rows, {} a step: each step sees some of them more than once\n", rows.size(), step);
   if (!a.on("quiet"))

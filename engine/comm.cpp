@@ -140,16 +140,29 @@ void Comm::reset_traffic() const {
   for (auto& [what, t] : *traffic_) t = {};  // entries stay: transfers under way point to them
 }
 
-int ranks_that_mpi_started() {
-  // Open MPI's mpirun; MPICH's and Slurm's PMI; a Slurm step.
-  for (const char* name : {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"}) {
+namespace {
+
+int from_environment(std::initializer_list<const char*> names, int fallback) {
+  for (const char* name : names) {
     const char* text = std::getenv(name);
     int n = 0;
-    if (text != nullptr &&
-        std::from_chars(text, text + std::strlen(text), n).ec == std::errc() && n > 1)
+    if (text != nullptr && std::from_chars(text, text + std::strlen(text), n).ec == std::errc())
       return n;
   }
-  return 1;
+  return fallback;
+}
+
+}  // namespace
+
+// Open MPI's mpirun; MPICH's and Slurm's PMI; a Slurm step.
+int ranks_that_mpi_started() {
+  return std::max(
+      1, from_environment({"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"}, 1));
+}
+
+int rank_that_mpi_gave() {
+  if (ranks_that_mpi_started() == 1) return 0;
+  return std::max(0, from_environment({"OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID"}, 0));
 }
 
 }  // namespace sutor

@@ -130,8 +130,10 @@ void run_ranks_as_threads(int ranks, double timeout, const std::function<void(co
 // MPI, when this process was started as one of several by mpirun or srun; else nullptr. Throws when
 // it was and this binary has no MPI, or cannot join.
 std::shared_ptr<Transport> mpi_transport();
-void leave_mpi(int code);      // before a process that joined ends; with an error, all ranks end
-std::string mpi_version();     // empty: built without
-int ranks_that_mpi_started();  // by the environment that the launcher set; 1: not one of several
+void leave_mpi(int code);   // before a process that joined ends; with an error, all ranks end
+std::string mpi_version();  // empty: built without
+// By the environment that the launcher set, before MPI is joined; 1 and 0: not one of several.
+int ranks_that_mpi_started();
+int rank_that_mpi_gave();
 
 }  // namespace sutor

@@ -70,7 +70,8 @@ class ThreadTransport : public Transport {
           std::make_shared<Posted>(Posted{o.data, o.bytes, what, o.to, world->sent[at]++}));
       world->queue[at].push_back(posted.back());
     }
-    for (const Incoming& i : in) wanted.emplace_back(i, world->received[world->at(i.from, rank_)]++);
+    for (const Incoming& i : in)
+      wanted.emplace_back(i, world->received[world->at(i.from, rank_)]++);
     world->news.notify_all();
     return std::make_unique<ThreadTransfer>(*this, std::move(posted), std::move(wanted), what);
   }

@@ -27,8 +27,8 @@ std::vector<Piece> share_out(const std::vector<TrainedSize>& params, int ranks, 
       for (int64_t lo = 0; lo < p.elements; lo += kNormBlock) {
         const int64_t hi = std::min(p.elements, lo + kNormBlock);
         // By the block's middle: shares are even to a block.
-        const auto nth = static_cast<int>(
-            std::min<int64_t>(among - 1, (done + (hi - lo) / 2) * among / std::max<int64_t>(1, total)));
+        const auto nth = static_cast<int>(std::min<int64_t>(
+            among - 1, (done + (hi - lo) / 2) * among / std::max<int64_t>(1, total)));
         const int rank = owner < 0 ? nth : nth * ep + owner;
         done += hi - lo;
         if (!out.empty() && out.back().param == i && out.back().rank == rank)
@@ -110,7 +110,9 @@ void GradSum::add(Ctx& ctx, Set& set, bool experts, int64_t wave) {
     const int64_t mine = std::min(own.hi, own.lo + from + chunk) - (own.lo + from);
     std::vector<Outgoing> out;
     std::vector<Incoming> in;
-    auto place = [&](int r, int j) { return set.received.f32() + (int64_t{r} * sources + j) * chunk; };
+    auto place = [&](int r, int j) {
+      return set.received.f32() + (int64_t{r} * sources + j) * chunk;
+    };
     for (int r = 0; r < n; ++r)
       for (int j = 0; j < sources && r != me; ++j) {
         const Range& to = set.range[r];

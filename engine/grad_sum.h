@@ -1,11 +1,11 @@
 #pragma once
 // The step's gradient from its micro-batches', on any number of ranks, with the same bits.
 //
-// The rule: each micro-batch's gradient is computed by itself, from zero; the step's is their sum in
-// order of micro-batch, ((g0 + g1) + g2) + ... Micro-batch a is rank a % R's, in wave a / R. After a
-// wave each rank gets, of the elements that it updates, all gradients of the wave, and adds them up
-// in that order. It then updates those elements, whose optimiser state it alone has (ZeRO-1), and
-// the new values go to everyone.
+// The rule: each micro-batch's gradient is computed by itself, from zero; the step's is their sum
+// in order of micro-batch, ((g0 + g1) + g2) + ... Micro-batch a is rank a % R's, in wave a / R.
+// After a wave each rank gets, of the elements that it updates, all gradients of the wave, and adds
+// them up in that order. It then updates those elements, whose optimiser state it alone has
+// (ZeRO-1), and the new values go to everyone.
 //
 // Elements are shared out in blocks of kNormBlock of a parameter, of which the gradient's norm is
 // made, so that has the same bits too. docs/reproducibility.md says what this costs.
@@ -21,8 +21,8 @@ struct Piece {
   int64_t lo, hi;  // elements
   int rank;        // of the world, that updates them
 };
-// Who updates what: parameters that every rank has (owner -1) among all ranks, those of the ranks at
-// position `owner` among these. Pieces in order of parameter and element.
+// Who updates what: parameters that every rank has (owner -1) among all ranks, those of the ranks
+// at position `owner` among these. Pieces in order of parameter and element.
 struct TrainedSize {
   int64_t elements;
   int owner;

@@ -3,9 +3,8 @@
 // its derivative beside it. Shapes as in engine/kernels.def; errors name the parameter and both
 // shapes.
 
-#include <optional>
+#include <memory>
 
-#include "engine/comm.h"
 #include "engine/moe.h"
 #include "engine/tape.h"
 
@@ -43,18 +42,10 @@ struct Routing {
 };
 Routing moe_route(const Var& logits, const Tensor& bias, const RouteOptions& opt);
 
-// The ranks that share a layer's experts.
-struct ExpertRanks {
-  Comm comm;
-  std::vector<int> owner;    // [E] the rank of comm that holds expert e
-  bool same_tokens = false;  // every rank has the same tokens (inference): only results travel
-  const Slab* slab = nullptr;  // where the gradients of experts lie, one for each rank's tokens
-};
-
 // A layer's experts: parameters, and the table of views that the kernels take.
 struct ExpertBank {
   std::vector<Param*> gate, up, down;
-  std::optional<ExpertRanks> ranks;  // none: all experts are here
+  std::shared_ptr<const struct ExpertRanks> ranks;  // engine/expert_ranks.h; none: all are here
   ExpertWeights values() const;
   // Empty tensors where frozen or on another rank. `source`: the rank of whose tokens.
   ExpertWeights grads(int source = 0) const;
@@ -62,8 +53,8 @@ struct ExpertBank {
   bool any_lora() const;
 };
 Var moe_ffn(const Var& x, const Routing& routing, const ExpertBank& bank);
-// The same in two steps where ranks share the experts: what is called between them (a shared expert)
-// runs while tokens travel, in backward too. Bit by bit moe_ffn on one rank.
+// The same in two steps where ranks share the experts: what is called between them (a shared
+// expert) runs while tokens travel, in backward too. Bit by bit moe_ffn on one rank.
 struct ExpertCall;
 struct MoeFfnBegun {
   Var y;                             // the result, where it is there already

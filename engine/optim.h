@@ -20,8 +20,8 @@ std::vector<double> block_squares(const Tensor& g);
 double grad_norm(const std::vector<Param*>& params);
 
 // One step (t counts from 1) at `lr` of the elements that this rank updates; gradients are
-// multiplied by grad_scale first. Weight decay is decoupled and applies to matrices only. Moments in
-// 8 bits where the parameter has them so.
+// multiplied by grad_scale first. Weight decay is decoupled and applies to matrices only. Moments
+// in 8 bits where the parameter has them so.
 void adamw(Ctx& ctx, const std::vector<Param*>& params, const AdamWOptions& opt, double lr,
            double grad_scale, int64_t t);
 

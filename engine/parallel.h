@@ -10,7 +10,7 @@ namespace sutor {
 
 int num_threads();
 void set_num_threads(int n);  // >= 1; the calling thread counts as one
-int machine_cores();   // of all processors that are online
+int machine_cores();          // of all processors that are online
 int physical_cores();  // that this process may use: affinity and the control group's quota bound it
 // The processors that a control group may use by its cpu.max or those above it (version 1:
 // cpu.cfs_quota_us), rounded up; 0: no limit. `root` is where control groups are mounted.

@@ -94,8 +94,8 @@ void fill(Slab& slab, Compute compute) {
   slab.values = empty({bytes}, DType::U8);
   for (size_t i = 0; i < slab.params.size(); ++i) {
     Param& p = *slab.params[i];
-    Tensor value = wrap(slab.values.storage, slab.values.data + slab.byte_at[i], p.value.shape,
-                        type(p));
+    Tensor value =
+        wrap(slab.values.storage, slab.values.data + slab.byte_at[i], p.value.shape, type(p));
     copy_into(value, p.value);
     p.value = value;
     p.grad = wrap(slab.grads.storage, slab.grads.f32() + slab.at[i], p.value.shape, DType::F32);
@@ -149,6 +149,10 @@ std::vector<Param*> ParamStore::trained_here() {
 void ParamStore::zero_grads() {
   for (Slab& s : slabs_)
     if (s.grads) std::memset(s.grads.data, 0, s.grads.nbytes());
+  for (Param& p : params_)  // prepared before the others
+    if (p.grad && p.grad.storage != slabs_[0].grads.storage &&
+        p.grad.storage != slabs_[1].grads.storage)
+      std::memset(p.grad.data, 0, p.grad.nbytes());
 }
 
 }  // namespace sutor

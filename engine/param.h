@@ -87,8 +87,8 @@ class ParamStore {
   void freeze_all();
   int train(std::string_view glob);  // marks; LoRA factors only if named, buffers never; no match:
                                      // error
-  // Heap copies and gradients for what is marked and not remote. Values become F32 when computing in
-  // f32 (or when the file is not BF16), else stay BF16.
+  // Heap copies and gradients for what is marked and not remote. Values become F32 when computing
+  // in f32 (or when the file is not BF16), else stay BF16.
   void prepare_training(Compute compute, const TrainingSpace& space = {});
   static constexpr int64_t kMin8Bit = 4096;  // bitsandbytes' min_8bit_size
   const Slab& everywhere() const { return slabs_[0]; }

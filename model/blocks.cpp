@@ -1,5 +1,7 @@
 #include "model/blocks.h"
 
+#include "engine/expert_ranks.h"
+
 namespace sutor {
 
 Mlp::Mlp(Scope s, int64_t hidden, int64_t width, const MlpOptions& opt) {
@@ -64,7 +66,7 @@ Var MoeBlock::operator()(const Var& x, const Sequences& sequences, Trace& trace,
   return add(moe_ffn_end(begun), always);
 }
 
-void MoeBlock::share(ExpertRanks ranks) {
+void MoeBlock::share(const ExpertRanks& ranks) {
   check(ranks.owner.size() == bank_.gate.size(), "{} experts, owners of {}", bank_.gate.size(),
         ranks.owner.size());
   for (size_t e = 0; e < bank_.gate.size(); ++e)
@@ -72,7 +74,7 @@ void MoeBlock::share(ExpertRanks ranks) {
       p->owner = ranks.owner[e];
       p->remote = ranks.owner[e] != ranks.comm.rank();
     }
-  bank_.ranks = std::move(ranks);
+  bank_.ranks = std::make_shared<const ExpertRanks>(ranks);
 }
 
 }  // namespace sutor

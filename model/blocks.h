@@ -54,7 +54,7 @@ class MoeBlock {
   Routing route(const Var& x, Trace& trace) const { return router_(x, trace); }
   Var operator()(const Var& x, const Sequences& sequences, Trace& trace,
                  std::vector<Var>* aux) const;
-  void share(ExpertRanks ranks);  // the experts, among ranks
+  void share(const ExpertRanks& ranks);  // the experts, among ranks
 
  private:
   Router router_;

@@ -8,6 +8,7 @@
 #include <map>
 #include <string>
 
+#include "engine/expert_ranks.h"
 #include "model/adapter_moe.h"
 #include "model/family.h"
 

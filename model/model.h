@@ -77,9 +77,9 @@ class Model {
   std::deque<Param> fold_factors;    // what `folded` refers to
   bool recompute = false;            // keep only each block's input for backward
 
-  // Shares each MoE layer's experts among the ranks of `comm`: owner[layer][e] holds expert e (empty:
-  // a dense layer). same_tokens: every rank is given the same batches (inference).
-  virtual void share_experts(const Comm& comm, const std::vector<std::vector<int>>& owner,
+  // Shares each MoE layer's experts among the ranks of `comm`: owner[layer][e] holds expert e
+  // (empty: a dense layer). same_tokens: every rank is given the same batches (inference).
+  virtual void share_experts(const class Comm& comm, const std::vector<std::vector<int>>& owner,
                              bool same_tokens) = 0;
 
   // Final normalised hidden states [T,H] of a batch; aux, if given, collects each MoE layer's

@@ -41,7 +41,8 @@ Placement place_experts(const Model& model, int ranks, const std::optional<Layer
     std::vector<double> cost(E, 2.0 / static_cast<double>(E));
     if (tokens && tokens->count(layer)) {
       const std::vector<double>& share = tokens->at(layer);
-      for (int64_t e = 0; e < E && e < static_cast<int64_t>(share.size()); ++e) cost[e] = 2 * share[e];
+      for (int64_t e = 0; e < E && e < static_cast<int64_t>(share.size()); ++e)
+        cost[e] = 2 * share[e];
     }
     const auto trains = trained.find(layer);
     auto is_trained = [&](int64_t e) {
@@ -92,8 +93,8 @@ Json to_json(const Placement& p) {
 std::string summary(const Placement& p) {
   std::string s;
   for (size_t r = 0; r < p.work.size(); ++r)
-    s += fmt::format("{}rank {}: {} experts, {} trained, {:.0f} % of the work", r == 0 ? "" : "; ", r,
-                     p.experts[r], p.trained[r], 100 * p.work[r]);
+    s += fmt::format("{}rank {}: {} experts, {} trained, {:.0f} % of the work", r == 0 ? "" : "; ",
+                     r, p.experts[r], p.trained[r], 100 * p.work[r]);
   return s;
 }
 

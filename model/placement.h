@@ -25,7 +25,8 @@ Placement place_experts(const Model& model, int ranks, const std::optional<Layer
 Json to_json(const Placement& p);
 std::string summary(const Placement& p);  // a line for people
 
-// The values of experts that other ranks trained, to rank 0 of the world; `ep` as in engine/ranks.h.
+// The values of experts that other ranks trained, to rank 0 of the world; `ep` as in
+// engine/ranks.h.
 void gather_trained(Model& model, const Comm& world);
 
 }  // namespace sutor

@@ -30,8 +30,8 @@ std::string hash_of(const Tensor& t) {
 // The master is what float32 has beyond the bf16 value, which then belongs to the state.
 bool is_rest(const Param& p) { return p.master.dtype == DType::I16; }
 
-// What of a parameter is state, by the prefix of its name there; as vectors of what is updated here.
-// Scales have one element for each 256 of the others.
+// What of a parameter is state, by the prefix of its name there; as vectors of what is updated
+// here. Scales have one element for each 256 of the others.
 struct Part {
   const char* prefix;
   Tensor tensor;
@@ -121,8 +121,9 @@ void StateWriter::finish() {
   if (error_.empty() && !tensors_.empty()) {
     mine["file"] = file_;
     for (size_t i = 0; i < tensors_.size(); ++i)
-      mine["pieces"][tensors_[i].first] = {
-          {"begin", begin_[i]}, {"end", begin_[i] + tensors_[i].second.numel()}, {"xxh3", hash_[i]}};
+      mine["pieces"][tensors_[i].first] = {{"begin", begin_[i]},
+                                           {"end", begin_[i] + tensors_[i].second.numel()},
+                                           {"xxh3", hash_[i]}};
   }
   const std::vector<std::string> all = ranks_.world.all_gather(mine.dump(), "checkpoint");
   std::string error;
@@ -163,7 +164,8 @@ void write_state(const std::string& dir, Model& model, int64_t step, const std::
   StateWriter(dir, model, step, run, Json::object(), {}, false).finish();
 }
 
-StateFile::StateFile(const std::string& dir) : dir_(dir), json_(read_json_file(dir + "/state.json")) {
+StateFile::StateFile(const std::string& dir)
+    : dir_(dir), json_(read_json_file(dir + "/state.json")) {
   check(json_.contains("tensors") && json_["tensors"].is_object() && json_.contains("files") &&
             json_["files"].is_array(),
         "{}/state.json: lists no tensors: of another version of sutor?", dir);

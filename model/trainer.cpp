@@ -5,6 +5,7 @@
 #include <cstring>
 #include <numeric>
 
+#include "engine/grad_sum.h"
 #include "engine/random.h"
 
 namespace sutor {
@@ -146,8 +147,8 @@ void train(Ctx& ctx, Model& model, const std::vector<TrainRow>& rows, const Trai
             lm_loss(x, model.head(), b.targets, static_cast<float>(1.0 / static_cast<double>(n)));
         losses[w].loss = loss.value.f32()[0];
         std::vector<std::pair<Var, float>> seeds{{loss, 1.0f}};
-        // The ESFT authors' hook in DeepSeek's gate adds its balance gradient in backward, which the
-        // trainer's division of the loss does not reach: once per micro-batch, whatever their
+        // The ESFT authors' hook in DeepSeek's gate adds its balance gradient in backward, which
+        // the trainer's division of the loss does not reach: once per micro-batch, whatever their
         // number. Everywhere else the balance loss is part of the loss that is divided.
         const AuxLoss kind = model.config.aux;
         bool whole = means && (kind == AuxLoss::kSequence || kind == AuxLoss::kBatch);
@@ -170,8 +171,8 @@ void train(Ctx& ctx, Model& model, const std::vector<TrainRow>& rows, const Trai
     if (hooks.before_update) hooks.before_update();
     adamw(ctx, here, opt.adamw, log.lr, factor, s + 1);
     sum.share_values();
-    for (int64_t f : ranks.world.all_gather(
-             static_cast<int64_t>(hooks.flags ? hooks.flags() : 0), "flags"))
+    for (int64_t f :
+         ranks.world.all_gather(static_cast<int64_t>(hooks.flags ? hooks.flags() : 0), "flags"))
       log.flags |= static_cast<unsigned>(f);
     for (const auto& [what, t] : ranks.world.traffic()) {
       log.comm_bytes += t.bytes;
@@ -193,7 +194,8 @@ void train(Ctx& ctx, Model& model, const std::vector<TrainRow>& rows, const Trai
 double evaluate_loss(Ctx& ctx, Model& model, const std::vector<TrainRow>& rows, int64_t batch,
                      const Ranks& ranks) {
   const auto n = static_cast<int64_t>(rows.size());
-  const int64_t R = ranks.world.size(), items = (n + batch - 1) / batch, waves = (items + R - 1) / R;
+  const int64_t R = ranks.world.size(), items = (n + batch - 1) / batch,
+                waves = (items + R - 1) / R;
   std::vector<Losses> losses(waves);
   int64_t tokens = 0;
   Trace none;
@@ -211,6 +213,10 @@ double evaluate_loss(Ctx& ctx, Model& model, const std::vector<TrainRow>& rows, 
   for (const Losses& l : of_all(ranks, losses, items)) total += l.loss;
   check(tokens > 0, "no trained token to evaluate (all labels are -100)");
   return total / static_cast<double>(tokens);
+}
+
+double evaluate_loss(Ctx& ctx, Model& model, const std::vector<TrainRow>& rows, int64_t batch) {
+  return evaluate_loss(ctx, model, rows, batch, {});
 }
 
 }  // namespace sutor

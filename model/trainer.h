@@ -4,11 +4,13 @@
 
 #include <functional>
 
-#include "engine/grad_sum.h"
 #include "engine/optim.h"
 #include "model/expert_load.h"
 
 namespace sutor {
+
+class GradSum;
+struct Ranks;
 
 // One row of the packed data set: ids and labels at the same positions (-100 = not trained), and
 // each token's document start.
@@ -38,12 +40,12 @@ struct StepLog {
   double loss;
   int64_t tokens, trained_tokens;
   double grad_norm, lr, seconds;
-  double aux = 0;   // the balance loss, unweighted, mean of the micro-batches; 0 where it is off
-  ExpertLoad load;  // of the step's tokens; empty: a dense model
-  unsigned flags = 0;               // TrainHooks::flags of all ranks, or-ed
-  int64_t comm_bytes = 0;           // that this rank sent in the step
-  double comm_seconds = 0;          // that it waited for others
-  int64_t gradient_bytes = 0;       // of those bytes: gradients and trained values
+  double aux = 0;      // the balance loss, unweighted, mean of the micro-batches; 0 where it is off
+  ExpertLoad load;     // of the step's tokens; empty: a dense model
+  unsigned flags = 0;  // TrainHooks::flags of all ranks, or-ed
+  int64_t comm_bytes = 0;      // that this rank sent in the step
+  double comm_seconds = 0;     // that it waited for others
+  int64_t gradient_bytes = 0;  // of those bytes: gradients and trained values
 };
 
 // What the loop calls on every rank, at the same point of each.
@@ -57,9 +59,9 @@ struct TrainHooks {
 // position) only, so that a resumed run and another micro-batch split see the same rows.
 std::vector<int64_t> rows_at(int64_t first, int64_t count, int64_t rows, const TrainOptions& opt);
 
-// Runs steps done+1 .. opt.steps. Micro-batch a of a step is rank a % R's; the result does not depend
-// on R (engine/grad_sum.h). `sum` was made before model.params.prepare_training(). Throws on a
-// non-finite loss or gradient norm.
+// Runs steps done+1 .. opt.steps. Micro-batch a of a step is rank a % R's; the result does not
+// depend on R (engine/grad_sum.h). `sum` was made before model.params.prepare_training(). Throws on
+// a non-finite loss or gradient norm.
 void train(Ctx& ctx, Model& model, const std::vector<TrainRow>& rows, const TrainOptions& opt,
            int64_t done, const TrainHooks& hooks, const Ranks& ranks, GradSum& sum);
 // On one rank.
@@ -68,6 +70,7 @@ void train(Ctx& ctx, Model& model, const std::vector<TrainRow>& rows, const Trai
 
 // Mean loss over the trained tokens of the rows, no gradients.
 double evaluate_loss(Ctx& ctx, Model& model, const std::vector<TrainRow>& rows, int64_t batch,
-                     const Ranks& ranks = {});
+                     const Ranks& ranks);
+double evaluate_loss(Ctx& ctx, Model& model, const std::vector<TrainRow>& rows, int64_t batch);
 
 }  // namespace sutor

@@ -245,6 +245,8 @@ TEST_CASE("estimate: the command's parts add up, options without effect are erro
   CHECK(run(golden + "model --method full --weights F32") == 2);
   CHECK(run(config.file() + " --method full --format esft") == 2);
   CHECK(run(config.file() + " --method full --experts x") == 2);
-  CHECK(run(config.file() + " --method full --ranks 2") == 2);
+  CHECK(run(config.file() + " --method full --ranks 4 --ep 2") == 0);
+  CHECK(run(config.file() + " --method full --ranks 2 --ep 3") == 1);
+  CHECK(run(config.file() + " --method full --expert-scores x") == 2);
   CHECK(run(config.file() + " --method full --data x.jsonl") == 1);
 }

@@ -241,7 +241,9 @@ int failing_at(int k, int error, const std::function<void()>& work) {
 
 }  // namespace
 
-TEST_CASE("kill: a checkpoint whose k-th write, sync, rename or creation fails is an error, and whole or absent") {
+TEST_CASE(
+    "kill: a checkpoint whose k-th write, sync, rename or creation fails is an error, and whole or "
+    "absent") {
   for (int error : {ENOSPC, EIO}) {
     TempDir d;
     auto model = tiny(), loaded = tiny();

@@ -3,8 +3,8 @@
 #include "io/safetensors.h"
 #include "io/safetensors_writer.h"
 #include "model/checkpoint.h"
-#include "model/run_state.h"
 #include "model/lora.h"
+#include "model/run_state.h"
 #include "tests/command.h"
 #include "tests/testing.h"
 

@@ -27,8 +27,9 @@ const std::string kTrain =
 bool have_mpi() {
   static const bool have = [] {
     const bool yes = binary() != nullptr &&
-                     std::system("command -v mpirun >/dev/null && \"$SUTOR\" env --json 2>/dev/null "
-                                 "| grep -q 'Open MPI'") == 0;
+                     std::system(
+                         "command -v mpirun >/dev/null && \"$SUTOR\" env --json 2>/dev/null "
+                         "| grep -q 'Open MPI'") == 0;
     if (!yes) MESSAGE("skipped: no mpirun, or a binary without MPI");
     return yes;
   }();
@@ -56,7 +57,9 @@ std::map<int64_t, std::string> losses(const std::string& run) {
   return out;
 }
 
-std::string adapter(const std::string& run) { return read_file(run + "/adapter/model.safetensors"); }
+std::string adapter(const std::string& run) {
+  return read_file(run + "/adapter/model.safetensors");
+}
 
 // Processes below `parent`, of any depth, that are called sutor.
 std::vector<pid_t> ranks_of(pid_t parent) {
@@ -100,8 +103,8 @@ TEST_CASE("mpi: processes give the bits of one rank, replicated and with shared 
   for (const Case& c : {Case{2, ""}, {4, "--ep 2"}, {3, "--ep 3"}}) {
     CAPTURE(c.ranks);
     const std::string out = f / fmt::format("r{}{}", c.ranks, std::string(c.options).size());
-    Result r = run(f, kTrain + fmt::format("--steps 3 --out {} {}", out, c.options),
-                   mpirun(c.ranks));
+    Result r =
+        run(f, kTrain + fmt::format("--steps 3 --out {} {}", out, c.options), mpirun(c.ranks));
     CAPTURE(r.err);
     CHECK(r.code == 0);
     CHECK(r.out == out + "/adapter\n");  // said once
@@ -116,7 +119,8 @@ TEST_CASE("mpi: processes give the bits of one rank, replicated and with shared 
   CHECK(adapter(out) == adapter(f / "one"));
 }
 
-TEST_CASE("mpi: a rank killed at any moment ends the run; the next goes on from the last checkpoint") {
+TEST_CASE(
+    "mpi: a rank killed at any moment ends the run; the next goes on from the last checkpoint") {
   if (!have_mpi()) return;
   Folder f;
   const std::string steps = "--steps 12 --save-every 1 --keep-checkpoints 3 ";
@@ -125,7 +129,9 @@ TEST_CASE("mpi: a rank killed at any moment ends the run; the next goes on from 
   const char* asked = std::getenv("SUTOR_KILLS");
   const int kills = asked != nullptr ? std::atoi(asked) : 8;
   uint64_t state = 12345;
-  auto draw = [&](uint64_t n) { return ((state = state * 6364136223846793005ULL + 1442695040888963407ULL) >> 33) % n; };
+  auto draw = [&](uint64_t n) {
+    return ((state = state * 6364136223846793005ULL + 1442695040888963407ULL) >> 33) % n;
+  };
   int64_t done = 0, runs = 0;
   for (int killed = 0; killed < kills; ++runs) {
     const int ranks = 2 + static_cast<int>(runs % 2) * 2;  // the layout changes too
@@ -185,9 +191,9 @@ TEST_CASE("mpi: a rank killed at any moment ends the run; the next goes on from 
 TEST_CASE("mpi: a rank that hangs is named within the timeout, and the run ends with 1") {
   if (!have_mpi()) return;
   Folder f;
-  const std::string command = fmt::format(
-      "exec env {} \"{}\" {} --steps 100000 --comm-timeout 2 --out {} >{}/.out 2>&1", mpirun(3),
-      std::getenv("SUTOR"), kTrain, f / "run", f.path);
+  const std::string command =
+      fmt::format("exec env {} \"{}\" {} --steps 100000 --comm-timeout 2 --out {} >{}/.out 2>&1",
+                  mpirun(3), std::getenv("SUTOR"), kTrain, f / "run", f.path);
   const pid_t pid = fork();
   if (pid == 0) {
     execl("/bin/sh", "sh", "-c", command.c_str(), nullptr);
@@ -239,22 +245,25 @@ TEST_CASE("mpi: inference shares the experts: the same answers, scores and losse
   const std::string generate =
       "generate " + model + " --prompt User --max-tokens 12 --temperature 0 --quiet";
   CHECK(run(f, generate).out == run(f, generate, mpirun(3)).out);
-  const std::string score = "score " + model + " --data tests/goldens/esft_train/rows.jsonl --quiet ";
+  const std::string score =
+      "score " + model + " --data tests/goldens/esft_train/rows.jsonl --quiet ";
   CHECK(run(f, score + "--out " + (f / "one.json")).code == 0);
   CHECK(run(f, score + "--out " + (f / "two.json"), mpirun(2)).code == 0);
   CHECK(read_file(f / "one.json") == read_file(f / "two.json"));
-  const std::string eval = "eval " + model +
-                           " --data tests/goldens/esft_train/rows.jsonl --metric loss --quiet --out ";
+  const std::string eval =
+      "eval " + model + " --data tests/goldens/esft_train/rows.jsonl --metric loss --quiet --out ";
   CHECK(run(f, eval + (f / "a.json")).code == 0);
   CHECK(run(f, eval + (f / "b.json"), mpirun(2)).code == 0);
-  const Json a = parse_json(read_file(f / "a.json"), "a"), b = parse_json(read_file(f / "b.json"), "b");
+  const Json a = parse_json(read_file(f / "a.json"), "a"),
+             b = parse_json(read_file(f / "b.json"), "b");
   CHECK(a["score"] == b["score"]);
 }
 
 TEST_CASE("mpi: wrong input is said once, in one line") {
   if (!have_mpi()) return;
   Folder f;
-  check_one_line(run(f, kTrain + "--out " + (f / "run") + " --ep 3", mpirun(2)), 1, {"--ep 3", "2"});
+  check_one_line(run(f, kTrain + "--out " + (f / "run") + " --ep 3", mpirun(2)), 1,
+                 {"--ep 3", "2"});
   check_one_line(run(f, "inspect tests/goldens/esft_train/model", mpirun(2)), 2, {"one rank"});
   check_one_line(run(f, kTrain + "--ep 2 --out " + (f / "run")), 1, {"--ep 2"});
   check_one_line(run(f, kTrain + "--comm-timeout 5 --out " + (f / "run")), 2, {"--comm-timeout"});

@@ -95,8 +95,8 @@ TEST_CASE("adamw8bit: five steps equal bitsandbytes': weights, codes, scales, ma
     Param& p = store.at("large");
     CHECK(near(dense(p.m_scale), dense(at("large.absmax1")), 1e-6));
     CHECK(near(dense(p.v_scale), dense(at("large.absmax2")), 1e-6));
-    CHECK(same_bits(p.m, at("large.code1")));
-    CHECK(same_bits(p.v, at("large.code2")));
+    CHECK(same_bits(p.m.view(p.value.shape), at("large.code1")));
+    CHECK(same_bits(p.v.view(p.value.shape), at("large.code2")));
   }
 }
 

@@ -10,6 +10,9 @@
 #include <map>
 #include <mutex>
 
+#include "engine/expert_ranks.h"
+#include "engine/grad_sum.h"
+#include "engine/ops.h"
 #include "engine/parallel.h"
 #include "io/safetensors.h"
 #include "model/esft.h"
@@ -24,11 +27,11 @@ namespace {
 const std::string kModel = "tests/goldens/esft_train/model";
 constexpr double kTimeout = 60;
 
-// Rows of other lengths, one of two tokens alone.
+// Rows of other lengths, one of a single token, which no other predicts.
 std::vector<TrainRow> some_rows() {
   std::vector<TrainRow> rows;
   uint64_t state = 7;
-  for (int64_t n : {24, 7, 2, 31, 12, 19, 3, 16, 28, 5, 22, 9}) {
+  for (int64_t n : {24, 7, 2, 31, 1, 19, 3, 16, 28, 5, 22, 9}) {
     TrainRow r;
     for (int64_t i = 0; i < n; ++i) {
       state = state * 6364136223846793005ULL + 1442695040888963407ULL;
@@ -45,10 +48,11 @@ struct Setting {
   Compute compute = Compute::kBF16;
   bool recompute = false, adam8 = false;
   TrainOptions opt;
-  std::vector<std::string> trained{"model.layers.1.mlp.experts.7.*", "model.layers.1.mlp.experts.2.*",
+  std::vector<std::string> trained{"model.layers.1.mlp.experts.7.*",
+                                   "model.layers.1.mlp.experts.2.*",
                                    "model.layers.2.mlp.experts.0.*"};
   std::optional<std::vector<std::vector<int>>> owner;  // else place_experts()
-  int one_expert = -1;  // the one of layer 1 that gets every token
+  int one_expert = -1;                                 // the one of layer 1 that gets every token
   std::string save, resume;
 };
 
@@ -150,7 +154,7 @@ TEST_CASE("ranks: shared experts give the bits of one rank, alone and with repli
     one.compute = compute;
     one.opt.aux_alpha = 0.01;
     const Outcome want = outcome_of(one);
-    for (auto [ranks, ep] : {std::pair{2, 2}, {3, 3}, {4, 4}, {4, 2}, {6, 3}, {8, 8}}) {
+    for (auto [ranks, ep] : {std::pair{2, 2}, {3, 3}, {4, 4}, {4, 2}, {5, 5}, {6, 3}, {8, 8}}) {
       CAPTURE(ranks);
       CAPTURE(ep);
       Setting s = setting(ranks, ep);
@@ -183,7 +187,7 @@ TEST_CASE("ranks: an incomplete last wave, ranks without tokens, a micro-batch o
   for (int accum : {1, 2, 5}) {
     CAPTURE(accum);
     Setting one = setting(1, 1);
-    one.opt.batch = 1;
+    one.opt.batch = accum == 1 ? 2 : 1;
     one.opt.grad_accum = accum;
     one.opt.steps = 6;  // rows of two tokens among them
     const Outcome want = outcome_of(one);
@@ -214,6 +218,64 @@ TEST_CASE("ranks: all trained experts on one rank, a rank with none, one expert 
   s.ranks = s.ep = 3;
   s.owner = owner;
   CHECK(outcome_of(s) == want);
+}
+
+TEST_CASE(
+    "ranks: tokens travel once for each owner, results once for each choice: bytes by the "
+    "formula") {
+  for (int ranks : {2, 3, 5}) {
+    constexpr int64_t T = 37, H = 72, K = 4, E = 24;
+    const int64_t layer = 1;
+    run_ranks_as_threads(ranks, kTimeout, [&](const Comm& comm) {
+      auto model = load_model(kModel);
+      Ctx ctx = cpu_context(Compute::kF32);
+      const Placement placed = place_experts(*model, ranks, {});
+      const std::vector<int>& owner = placed.owner[layer];
+      ExpertBank bank;
+      for (int e = 0; e < E; ++e) {
+        const std::string name = fmt::format("model.layers.1.mlp.experts.{}.", e);
+        bank.gate.push_back(&model->params.at(name + "gate_proj.weight"));
+        bank.up.push_back(&model->params.at(name + "up_proj.weight"));
+        bank.down.push_back(&model->params.at(name + "down_proj.weight"));
+      }
+      bank.ranks = std::make_shared<const ExpertRanks>(ExpertRanks{comm, owner, false, nullptr});
+      const int64_t mine = T + comm.rank() * 5;  // each has its own tokens
+      Tensor x = zeros({mine, H}), expert = empty({mine, K}, DType::I32), weight = empty({mine, K});
+      int64_t out_rows = 0, out_pairs = 0;
+      std::vector<int64_t> pairs_of(ranks);
+      for (int64_t t = 0; t < mine; ++t) {
+        std::vector<bool> goes(ranks);
+        for (int64_t k = 0; k < K; ++k) {
+          const auto e = static_cast<int32_t>((t * 5 + k * 7 + comm.rank()) % E);
+          expert.i32()[t * K + k] = e;
+          weight.row(t)[k] = 0.25f;
+          goes[owner[e]] = true;
+          ++pairs_of[owner[e]];
+        }
+        for (int r = 0; r < ranks; ++r) out_rows += r != comm.rank() && goes[r];
+      }
+      for (int r = 0; r < ranks; ++r)
+        if (r != comm.rank()) out_pairs += pairs_of[r];
+      Tape tape(ctx, true);
+      Var in = tape.leaf(x), w = tape.leaf(weight);
+      MoeFfnBegun begun = moe_ffn_begin(in, {tape.constant({}), w, expert}, bank);
+      Var y = moe_ffn_end(begun);
+      Tensor dy = zeros({mine, H});
+      tape.backward({y}, {dy});
+      const auto& traffic = comm.traffic();
+      // To each owner a token's row once, and 12 bytes for each of its choices there.
+      CHECK(traffic.at("tokens to experts").bytes == out_rows * H * 4 + out_pairs * 12);
+      CHECK(traffic.at("gradients to experts").bytes == out_rows * H * 4);
+      // Back, a row for each choice that others had of the experts here; and its weight's gradient.
+      std::vector<int64_t> came(ranks);
+      came = comm.all_to_all(pairs_of, "pairs");
+      int64_t back = 0;
+      for (int r = 0; r < ranks; ++r)
+        if (r != comm.rank()) back += came[r];
+      CHECK(traffic.at("expert outputs").bytes == back * H * 4);
+      CHECK(traffic.at("gradients from experts").bytes == back * (H + 1) * 4);
+    });
+  }
 }
 
 TEST_CASE("ranks: a checkpoint of any layout resumes under any other, bit by bit") {
@@ -254,8 +316,8 @@ TEST_CASE("ranks: shares of the update are whole blocks, even, and cover everyth
   for (int ranks : {1, 2, 3, 8})
     for (int ep : {1, 2, 4}) {
       if (ranks % ep != 0) continue;
-      std::vector<TrainedSize> params{{5, -1}, {200000, -1}, {1000000, 0}, {70000, ep - 1},
-                                      {300000, ep - 1}, {1, 0}};
+      std::vector<TrainedSize> params{{5, -1},         {200000, -1},     {1000000, 0},
+                                      {70000, ep - 1}, {300000, ep - 1}, {1, 0}};
       const std::vector<Piece> pieces = share_out(params, ranks, ep);
       std::vector<int64_t> end(params.size()), total(ranks);
       for (const Piece& p : pieces) {
@@ -288,7 +350,8 @@ TEST_CASE("ranks: experts are placed evenly by tokens and by what trains") {
   // An expert with half of the tokens is nearly alone with its rank's share of the work.
   LayerScores tokens;
   for (int layer : model->config.moe_layers()) {
-    tokens[layer].assign(model->config.experts, 0.5 / static_cast<double>(model->config.experts - 1));
+    tokens[layer].assign(model->config.experts,
+                         0.5 / static_cast<double>(model->config.experts - 1));
     tokens[layer][3] = 0.5;
   }
   const Placement p = place_experts(*model, 2, tokens);

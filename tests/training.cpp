@@ -9,8 +9,8 @@
 #include "engine/parallel.h"
 #include "io/safetensors.h"
 #include "model/checkpoint.h"
-#include "model/run_state.h"
 #include "model/esft.h"
+#include "model/run_state.h"
 #include "model/trainer.h"
 
 using namespace sutor;

@@ -1,4 +1,5 @@
-// moe_ffn over ranks that share a layer's experts. Dispatch and combine are each other's transposes:
+// moe_ffn over ranks that share a layer's experts. Dispatch and combine are each other's
+// transposes:
 //
 //   forward   x rows -> owners (one row per token and owner, with its pairs and gate weights);
 //             expert outputs -> tokens (one row per pair: the sum over a token's experts is made
@@ -13,6 +14,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "engine/expert_ranks.h"
 #include "engine/ops.h"
 
 namespace sutor {
@@ -53,19 +55,20 @@ struct ExpertCall {
   Ctx& ctx;
   const ExpertBank& bank;
   const ExpertRanks& ranks;
-  bool keep;              // for backward
-  Grad dx, dweight;       // what backward is to give
-  Tensor weight;          // [T,K]
-  Tensor where;           // I32 [T,K] place of a pair among those of all owners, owner by owner
-  std::vector<int64_t> pairs_before;           // [ranks+1] in that order
-  std::vector<Tensor> sent;                    // [ranks] I32: tokens that went there
-  std::vector<std::vector<Pair>> pairs_sent;   // [ranks]
-  std::vector<Tensor> rows_sent;               // [ranks] until they have arrived
-  std::vector<Source> from;                    // [ranks]
+  bool keep;         // for backward
+  Grad dx, dweight;  // what backward is to give
+  Tensor weight;     // [T,K]
+  Tensor where;      // I32 [T,K] place of a pair among those of all owners, owner by owner
+  std::vector<int64_t> pairs_before;          // [ranks+1] in that order
+  std::vector<Tensor> sent;                   // [ranks] I32: tokens that went there
+  std::vector<std::vector<Pair>> pairs_sent;  // [ranks]
+  std::vector<Tensor> rows_sent;              // [ranks] until they have arrived
+  std::vector<Source> from;                   // [ranks]
   Comm::Pending pending;
   int64_t hidden = 0;
 
-  ExpertCall(Ctx& c, const ExpertBank& b, bool keep) : ctx(c), bank(b), ranks(*b.ranks), keep(keep) {}
+  ExpertCall(Ctx& c, const ExpertBank& b, bool keep)
+      : ctx(c), bank(b), ranks(*b.ranks), keep(keep) {}
   int me() const { return ranks.comm.rank(); }
   int size() const { return ranks.comm.size(); }
   int64_t count(int r) const { return pairs_before[r + 1] - pairs_before[r]; }
@@ -89,7 +92,8 @@ struct ExpertCall {
         check(e >= 0 && e < static_cast<int32_t>(ranks.owner.size()), "expert {} of {}", e,
               ranks.owner.size());
         const int r = ranks.owner[e];
-        if (tokens[r].empty() || tokens[r].back() != t) tokens[r].push_back(static_cast<int32_t>(t));
+        if (tokens[r].empty() || tokens[r].back() != t)
+          tokens[r].push_back(static_cast<int32_t>(t));
         where.i32()[t * K + k] = static_cast<int32_t>(pairs_sent[r].size());
         pairs_sent[r].push_back({static_cast<int32_t>(tokens[r].size() - 1), e, weights.row(t)[k]});
       }
@@ -292,8 +296,9 @@ struct ExpertCall {
 MoeFfnBegun moe_ffn_begin(const Var& x, const Routing& routing, const ExpertBank& bank) {
   if (!bank.ranks) return {moe_ffn(x, routing, bank), nullptr, {}};
   Tape& tape = *x.tape;
-  check(!bank.any_lora(), "experts that carry LoRA are not shared among ranks: merge it first, or "
-                          "run without --ep");
+  check(!bank.any_lora(),
+        "experts that carry LoRA are not shared among ranks: merge it first, or "
+        "run without --ep");
   const bool trains = bank.any_trainable();
   if (trains) tape.note_trainable();
   const bool keep = tape.recording() && (trains || x.grad || routing.weight.grad);

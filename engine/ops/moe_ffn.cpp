@@ -2,6 +2,7 @@
 // pre-activations gate, up [T*K,I], and x where an expert trains. Kernels: engine/cpu/moe_ffn.cpp,
 // engine/cpu/moe_ffn_bwd.cpp. Experts with LoRA: engine/ops/moe_ffn_lora.cpp; experts that ranks
 // share: engine/ops/ep_exchange.cpp.
+#include "engine/expert_ranks.h"
 #include "engine/ops.h"
 
 namespace sutor {

@@ -1,6 +1,6 @@
 #pragma once
-// y[t] = (y[t] +) sum over k, in this order, of weight[t,k] rows[where[t,k]]: what a token gets back
-// from its experts. Without weights: the plain sum.
+// y[t] = (y[t] +) sum over k, in this order, of weight[t,k] rows[where[t,k]]: what a token gets
+// back from its experts. Without weights: the plain sum.
 
 #include <cstdint>
 
