@@ -26,7 +26,7 @@ import json, random, sys
 random.seed(1)
 with open(sys.argv[1] + "/rows.jsonl", "w") as f:
     for _ in range(64):
-        ids = [random.randrange(32768) for _ in range(512)]
+        ids = [random.randrange(500) for _ in range(512)]
         f.write(json.dumps({"input_ids": ids, "labels": ids}) + "\n")
 json.dump({"experts": {str(l): random.sample(range(64), 5) for l in range(1, 8)}, "shared_experts": False, "non_expert_modules": False},
           open(sys.argv[1] + "/experts.json", "w"))
