@@ -7,7 +7,7 @@
 #include <filesystem>
 #include <set>
 
-#include "engine/cpu/gemm.h"
+#include "engine/cpu/columns.h"
 #include "engine/dry_run.h"
 #include "io/safetensors.h"
 
@@ -28,8 +28,17 @@ double size(int64_t a, int64_t b, int64_t c) {
 void dry_linear(Ctx& ctx, const Tensor& x, const Tensor& w) {
   int64_t tokens = x.rows(), n = w.dim(0), k = w.dim(1);
   counted.product += 2 * size(tokens, n, k);
-  if (tokens <= cpu::kDecodeTokens) return;
-  cpu::make_panels(cpu::micro_kernels(ctx.compute), cpu::panels_of(tokens), k);
+  const cpu::MicroKernels& mk = cpu::micro_kernels(ctx.compute);
+  if (cpu::takes_dots(mk, tokens)) return;
+  cpu::make_panels(mk, cpu::panels_of(tokens), k);
+}
+
+// Sums that sweep_columns() holds.
+void count_columns(int64_t tokens, int64_t lines, int64_t sharers) {
+  const int64_t panels = cpu::panels_of(tokens);
+  if (panels <= cpu::kFewTokens)
+    counted.sums =
+        std::max(counted.sums, cpu::wide_of(cpu::panels_of(lines), sharers) * panels * 4096);
 }
 
 void dry_linear_grad(Ctx& ctx, const Tensor& dx, const Tensor& dw, const Tensor& dy,
@@ -38,6 +47,7 @@ void dry_linear_grad(Ctx& ctx, const Tensor& dx, const Tensor& dw, const Tensor&
   int64_t tokens = dy.rows(), n = w.dim(0), k = w.dim(1);
   if (dx) {
     counted.product += 2 * size(tokens, n, k);
+    count_columns(tokens, k, 1);
     cpu::make_panels(mk, cpu::panels_of(tokens), n);
   }
   if (!dw) return;
@@ -50,7 +60,7 @@ void dry_lora(Ctx& ctx, const Tensor& x, const Tensor& w, int64_t rank) {
   const cpu::MicroKernels& mk = cpu::micro_kernels(ctx.compute);
   int64_t tokens = x.rows(), n = w.dim(0), k = w.dim(1), panels = cpu::panels_of(tokens);
   counted.product += 2 * (size(tokens, n, k) + size(tokens, rank, k) + size(tokens, n, rank));
-  if (tokens <= cpu::kDecodeTokens) return;
+  if (cpu::takes_dots(mk, tokens)) return;
   {
     cpu::Panels a = cpu::make_panels(mk, cpu::panels_of(rank), k),
                 dropped = cpu::make_panels(mk, panels, k);
@@ -122,16 +132,21 @@ void dry_moe(Ctx& ctx, const Tensor& x, const MoeIndex& index, const ExpertWeigh
   const cpu::MicroKernels& mk = cpu::micro_kernels(ctx.compute);
   int64_t pairs = x.rows() * index.top_k, hidden = x.cols(), inter = w.gate[0].dim(0);
   counted.product += 6 * size(pairs, hidden, inter);
-  bool any_small = false, any_large = false;
+  bool any_small = false, any_few = false, any_large = false;
   for (size_t e = 0; e + 1 < index.offset.size(); ++e) {
     int64_t n = index.offset[e + 1] - index.offset[e];
-    if (n > 0) (n <= cpu::kDecodeTokens ? any_small : any_large) = true;
+    bool small = n <= cpu::kDecodeTokens;
+    if (n > 0) (small ? any_small : cpu::takes_dots(mk, n) ? any_few : any_large) = true;
   }
   cpu::Panels xp, ap;
-  Tensor act;
+  Tensor act, few_x, few_act;
   if (any_large) {
     xp = cpu::make_panels(mk, token_panels(index), hidden);
     ap = cpu::make_panels(mk, token_panels(index), inter);
+  }
+  if (any_few) {
+    few_x = empty({pairs, cpu::few_words(mk, hidden)});
+    few_act = empty({pairs, cpu::few_words(mk, inter)});
   }
   if (any_small) act = empty({pairs, inter});
   empty({pairs, hidden});
@@ -141,13 +156,13 @@ void dry_moe_grad(Ctx& ctx, const Tensor& dx, const ExpertWeights* dw, const Ten
                   const MoeIndex& index, const ExpertWeights& w) {
   const cpu::MicroKernels& mk = cpu::micro_kernels(ctx.compute);
   int64_t pairs = dy.rows() * index.top_k, hidden = dy.cols(), inter = w.gate[0].dim(0),
-          panels = token_panels(index), steps = 0;
+          panels = token_panels(index), steps = 0, active = 0;
+  for (size_t e = 0; e + 1 < index.offset.size(); ++e)
+    active += index.offset[e + 1] > index.offset[e];
   for (size_t e = 0; e + 1 < index.offset.size(); ++e) {
     int64_t n = index.offset[e + 1] - index.offset[e];
     counted.product += 2 * size(n, hidden, inter);
-    const int64_t wide = std::min(cpu::panels_of(std::max(hidden, inter)), cpu::wide_panels());
-    if (cpu::panels_of(n) <= cpu::kFewTokens)
-      counted.sums = std::max(counted.sums, wide * cpu::panels_of(n) * 4096);
+    count_columns(n, std::max(hidden, inter), active);
     if (dx) counted.product += 4 * size(n, hidden, inter);
     if (!dw) continue;
     for (const Tensor* g : {&dw->gate[e], &dw->up[e], &dw->down[e]})

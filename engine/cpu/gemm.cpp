@@ -176,10 +176,19 @@ void dot_rows(const MicroKernels& mk, float* out, int64_t ld_out, const Tensor& 
   Rows rows = rows_of(w);
   rows.data = w.data + row * w.ld * size_of(w.dtype);
   rows.ld = apart * w.ld;
-  mk.dot(out, ld_out, rows, 0, n_rows, x, ldx, n_x, k, apart == 1 ? 4 * w.ld : w.ld);
+  const int64_t next = apart == 1 ? 4 * w.ld : w.ld;
+  if (n_x > kDecodeTokens)
+    mk.few_dots(out, ld_out, rows, 0, n_rows, x, n_x, k, next);
+  else
+    mk.dot(out, ld_out, rows, 0, n_rows, x, ldx, n_x, k, next);
 }
 
-std::vector<float> rounded_rows(const MicroKernels& mk, const Tensor& x) {
+std::vector<float> dot_tokens(const MicroKernels& mk, const Tensor& x) {
+  if (x.rows() > kDecodeTokens) {
+    std::vector<float> out(x.rows() * few_words(mk, x.cols()));
+    mk.pack_few(out.data(), rows_of(x), 0, x.rows(), x.cols());
+    return out;
+  }
   std::vector<float> out(x.numel());
   for (int64_t r = 0; r < x.rows(); ++r)
     for (int64_t c = 0; c < x.cols(); ++c) {

@@ -119,8 +119,15 @@ struct LinePanels {
 LinePanels line_panels(const MicroKernels& mk, int slot, const Tensor& w, int64_t first, int64_t n,
                        int64_t tokens);
 
+// Whether so many tokens are multiplied by dot products, with no panels.
+constexpr int64_t kMostDots = 32;  // mk.few is at most so many
+inline bool takes_dots(const MicroKernels& mk, int64_t tokens) {
+  return tokens <= std::max<int64_t>(kDecodeTokens, mk.few);
+}
+
 // mk.dot() with n_rows <= 4 rows of a weight, `row` and on, each `apart` rows after the one before;
-// packed weights are unpacked on the way.
+// packed weights are unpacked on the way. More than kDecodeTokens tokens are taken as mk.pack_few()
+// leaves them (ldx has no meaning then).
 void dot_rows(const MicroKernels& mk, float* out, int64_t ld_out, const Tensor& w, int64_t row,
               int64_t n_rows, int64_t apart, const float* x, int64_t ldx, int64_t n_x);
 
@@ -133,7 +140,16 @@ void in_quarters(int64_t lo, int64_t hi, F&& fn) {
   if (const int64_t rest = lo + 4 * quarter; rest < hi) fn(rest, hi - rest, int64_t{1});
 }
 
-// x as f32 rows, rounded as the GEMM rounds its operands (the decode path).
-std::vector<float> rounded_rows(const MicroKernels& mk, const Tensor& x);
+// x as dot_rows() takes it: f32 rows, rounded as the GEMM rounds its operands, or packed.
+std::vector<float> dot_tokens(const MicroKernels& mk, const Tensor& x);
+
+// Words of a token as mk.pack_few() leaves it, and how many of `left` tokens its next group has: a
+// group begins where so many tokens before it end.
+inline int64_t few_words(const MicroKernels& mk, int64_t k) {
+  return ceil_div(k, mk.lanes) * mk.lanes;
+}
+inline int64_t few_group(const MicroKernels& mk, int64_t left) {
+  return left <= mk.group ? left : left == mk.group + 1 ? mk.group - 1 : mk.group;
+}
 
 }  // namespace sutor::cpu

@@ -6,7 +6,7 @@
 // same sums as W's, and backward adds drop'(dlow A) to a block of dx before it is stored. dy is
 // packed once for dlow and dx; drop(x) exists only in L1. Test: tests/kernels/lora_linear.cpp.
 
-#include "engine/cpu/gemm.h"
+#include "engine/cpu/columns.h"
 #include "engine/cpu/rows.h"
 
 namespace sutor::cpu {
@@ -27,9 +27,18 @@ void decode(const MicroKernels& mk, const Tensor& y, const Tensor& x, const Tens
             const float* bias) {
   int64_t tokens = y.rows(), n = y.cols(), k = x.cols();
   if (tokens == 0) return;
-  auto xs = rounded_rows(mk, x);
+  auto xs = dot_tokens(mk, x);
   const int64_t grain = std::max(grain_of(16 * k * tokens), ceil_div(n, 32 * num_threads()));
   parallel_for(ceil_div(n, 16), grain, [&](int64_t lo, int64_t hi) {
+    if (tokens > kDecodeTokens) {  // bound by arithmetic: rows in their order
+      const int64_t end = std::min(n, hi * 16);
+      for (int64_t r = lo * 16; r < end; r += 4)
+        dot_rows(mk, y.row(0) + r, y.ld, w, r, std::min<int64_t>(4, end - r), 1, xs.data(), k,
+                 tokens);
+      for (int64_t t = 0; bias && t < tokens; ++t)
+        mk.axpy(y.row(t) + lo * 16, bias + lo * 16, 1.0f, end - lo * 16);
+      return;
+    }
     float out[kDecodeTokens][4];
     in_quarters(lo * 16, std::min(n, hi * 16), [&](int64_t r, int64_t rows, int64_t apart) {
       dot_rows(mk, out[0], 4, w, r, rows, apart, xs.data(), k, tokens);
@@ -84,23 +93,22 @@ void forward(const MicroKernels& mk, const Tensor& y, const Panels& xp, const Te
 // dx += dy w, and + drop'(dlow a) (`lora`).
 void backward_x(const MicroKernels& mk, const Tensor& dx, const Panels& dyp, const Tensor& w,
                 const LowTerm* lora, const Dropout& drop) {
-  int64_t tokens = dx.rows(), k = dx.cols(), n = w.dim(0);
+  int64_t tokens = dx.rows(), k = dx.cols();
   int64_t steps = dyp.steps, group = group_of(panels_of(k), steps);
+  if (panels_of(tokens) <= kFewTokens) group = std::max(group, wide_of(panels_of(k), 1));
   const RowKernels& rows = row_kernels();
   const DropoutConstants mask = dropout_constants(drop);
   parallel_for(ceil_div(panels_of(k), group), 1, [&](int64_t lo, int64_t hi) {
     alignas(64) float more[1024];
     for (int64_t unit = lo; unit < hi; ++unit) {
       int64_t first = unit * group, count = std::min(group, panels_of(k) - first);
-      const char* wp = pack_group(mk, kWeights, w, true, k, n, first, count, true);
       const char* ap =
           lora ? pack_group(mk, kFactor, lora->factor, true, k, lora->rank, first, count, true)
                : nullptr;
-      sweep(
-          count, panels_of(tokens), steps, 1,
-          [&](int64_t i, int64_t t, int64_t s0, int64_t run, float* c, bool add) {
-            mk.block(c, tiles(dyp.at(t), steps, width(t, tokens), s0),
-                     tiles(wp + i * dyp.bytes(), steps, width(first + i, k), s0), run, add);
+      sweep_columns(
+          mk, {&w}, k, first, count, tokens,
+          [&](int64_t, int64_t t, int64_t s0) {
+            return tiles(dyp.at(t), steps, width(t, tokens), s0);
           },
           [&](int64_t i, int64_t t, float* c) {
             int64_t col = (first + i) * 32, cols = width(first + i, k), lines = width(t, tokens);
@@ -199,7 +207,7 @@ void linear_fwd(Ctx& ctx, Tensor y, Tensor x, Tensor w, Tensor b) {
   const MicroKernels& mk = micro_kernels(ctx.compute);
   std::vector<float> bias = bias_of(b);
   const float* at = b ? bias.data() : nullptr;
-  if (x.rows() <= kDecodeTokens) return decode(mk, y, x, w, at);
+  if (takes_dots(mk, x.rows())) return decode(mk, y, x, w, at);
   Panels xp = pack_along(mk, rows_of(x), x.rows(), x.cols(), true);
   forward(mk, y, xp, w, x.cols(), at, nullptr);
 }
@@ -213,7 +221,7 @@ void lora_linear_fwd(Ctx& ctx, Tensor y, Tensor low, Tensor x, Tensor w, Tensor 
   int64_t tokens = x.rows(), k = x.cols(), rank = low.cols();
   std::vector<float> bias = bias_of(b);
   const float* at = b ? bias.data() : nullptr;
-  if (tokens <= kDecodeTokens) {
+  if (takes_dots(mk, tokens)) {
     Tensor dropped = drop.p == 0 ? x : empty(x.shape), more = empty(y.shape);
     if (drop.p != 0) dropout_fwd(ctx, dropped, x, drop);
     decode(mk, low, dropped, a, nullptr);

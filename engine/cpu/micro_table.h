@@ -36,14 +36,29 @@ struct Tiles {
   int fetch_lines = 0;
 };
 
+// Cache lines that are wanted next: `lines` a row, from `at` and `line` on, `row` bytes from row to
+// row; 0 lines: none.
+struct Fetch {
+  const char* at = nullptr;
+  int64_t row = 0;
+  int lines = 0, line = 0;
+  int64_t due = 0;  // the kernel's
+};
+
 struct MicroKernels {
-  int step;         // elements of P in a tile
-  bool rounds;      // operands are rounded to bf16
-  bool reads_rows;  // block() takes rows of bf16 as they lie for A
+  int step;          // elements of P in a tile
+  bool rounds;       // operands are rounded to bf16
+  bool reads_rows;   // block() takes rows of bf16 as they lie for A
+  int few;           // up to so many tokens few_dots() is faster than block(); 0: never
+  int lanes, group;  // of pack_few()
   // c[32][32] = (accumulate ? c : 0) + A B over `steps` tiles; rows and columns past the lines
   // wanted are 0, or left as they are when accumulating. Terms are added in the order of P: cutting
   // P in runs that accumulate changes no bit.
   void (*block)(float* c, Tiles a, Tiles b, int64_t steps, bool accumulate);
+  // The same to the bit, where B is 32 columns of `rows` rows as they lie; null where words are
+  // pairs. As many cache lines are fetched as B has.
+  void (*block_rows)(float* c, Tiles a, const Rows& b, int64_t rows, bool accumulate,
+                     const Fetch& fetch);
   // Tiles [s0, s1) of the panel whose lines are source rows first..first+n, P = source columns
   // 0..p.
   void (*pack_along)(char* panel, const Rows& src, int64_t first, int64_t n, int64_t p, int64_t s0,
@@ -60,6 +75,12 @@ struct MicroKernels {
   // elements after each row is wanted next.
   void (*dot)(float* out, int64_t ld_out, const Rows& w, int64_t row, int64_t n_rows,
               const float* x, int64_t ldx, int64_t n_x, int64_t k, int64_t next);
+  // Tokens first..first+n of f32 rows for few_dots(), rounded where operands are: groups of M <=
+  // `group` tokens, each [k / lanes][M][lanes] words, the last of a row filled up.
+  void (*pack_few)(float* to, const Rows& src, int64_t first, int64_t n, int64_t k);
+  // dot() with n_x packed tokens; the same to the bit.
+  void (*few_dots)(float* out, int64_t ld_out, const Rows& w, int64_t row, int64_t n_rows,
+                   const float* x, int64_t n_x, int64_t k, int64_t next);
   // out[2i], out[2i + 1] = bf16(code[high nibble of byte i] * scale), of the low nibble
   void (*nf4)(bf16* out, const uint8_t* bytes, int64_t n, const float* code, float scale);
   // out[m][r] = <row r, x row m> for n_rows <= 4 rows of NF4 codes, `apart` bytes from one to the

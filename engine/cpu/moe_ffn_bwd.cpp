@@ -6,6 +6,7 @@
 
 #include <cstring>
 
+#include "engine/cpu/columns.h"
 #include "engine/cpu/moe_plan.h"
 
 namespace sutor::cpu {
@@ -16,8 +17,7 @@ namespace {
 std::vector<MoeUnit> bwd_units(const MoePlan& plan, int64_t lines, int64_t steps,
                                int64_t products) {
   const int64_t panels = panels_of(lines), group = group_of(panels, steps, products, plan.active),
-                fair = ceil_div(panels * plan.active, 4 * num_threads()),
-                wide = std::max(group, std::min({panels, fair, wide_panels()}));
+                wide = std::max(group, wide_of(panels, plan.active));
   std::vector<MoeUnit> out;
   for (int32_t e = 0; e < plan.experts; ++e) {
     const int64_t most = panels_of(plan.count(e)) <= kFewTokens ? wide : group;
@@ -25,51 +25,6 @@ std::vector<MoeUnit> bwd_units(const MoePlan& plan, int64_t lines, int64_t steps
       out.push_back({e, static_cast<int32_t>(p), static_cast<int32_t>(std::min(most, panels - p))});
   }
   return out;
-}
-
-// c[i, t] = sum over the products of token operand (product, t, tile) times the weight's columns;
-// done(i, t, c). The weights [P, lines] are packed whole, or where tokens are few (products wait
-// for memory then) a run of P at a time, so that rows are read in long pieces.
-template <class F, class G>
-void sweep_columns(const MicroKernels& mk, std::initializer_list<const Tensor*> weights,
-                   int64_t lines, const MoeUnit& u, int64_t tokens, F&& operand, G&& done) {
-  const int64_t p = (*weights.begin())->dim(0), steps = steps_of(mk, p);
-  auto width = [&](int64_t i) { return line_width(u.first + i, lines); };
-  if (tokens > kFewTokens) {
-    const char* packed[2];
-    int slot = 0;
-    for (const Tensor* w : weights) {
-      packed[slot] = pack_group(mk, slot, *w, true, lines, p, u.first, u.count, true);
-      ++slot;
-    }
-    sweep(
-        u.count, tokens, steps, 1,
-        [&](int64_t i, int64_t t, int64_t s0, int64_t run, float* c, bool more) {
-          for (int k = 0; k < slot; ++k)
-            mk.block(c, operand(k, t, s0), tiles(packed[k] + i * steps * 2048, steps, width(i), s0),
-                     run, more || k > 0);
-        },
-        done);
-    return;
-  }
-  const int64_t run = wide_run(u.count);
-  char* packed = scratch(0, u.count * run * 2048);
-  auto* sums = reinterpret_cast<float*>(scratch(kSweepSlot, u.count * tokens * 4096));
-  auto at = [&](int64_t i, int64_t t) { return sums + (i * tokens + t) * 1024; };
-  int k = 0;
-  for (const Tensor* w : weights) {
-    for (int64_t s0 = 0; s0 < steps; s0 += run) {
-      const int64_t part = std::min(run, steps - s0);
-      pack_run(mk, packed, *w, s0, part, lines, u.first, u.count, true);
-      for (int64_t i = 0; i < u.count; ++i)
-        for (int64_t t = 0; t < tokens; ++t)
-          mk.block(at(i, t), operand(k, t, s0), tiles(packed + i * part * 2048, part, width(i)),
-                   part, k > 0 || s0 > 0);
-    }
-    ++k;
-  }
-  for (int64_t i = 0; i < u.count; ++i)
-    for (int64_t t = 0; t < tokens; ++t) done(i, t, at(i, t));
 }
 
 }  // namespace
@@ -101,7 +56,7 @@ void moe_ffn_bwd(Ctx& ctx, Tensor dx, Tensor dweight, ExpertWeights* dw, Tensor 
   for_units(bwd_units(plan, inter, h_steps, 1), work, [&](const MoeUnit& u) {
     int64_t e = u.expert, n = plan.count(e), base = plan.first(e);
     sweep_columns(
-        mk, {&w.down[e]}, inter, u, panels_of(n),
+        mk, {&w.down[e]}, inter, u.first, u.count, n,
         [&](int64_t, int64_t t, int64_t s0) {
           return tiles(dyp.at(plan.panel[e] + t), h_steps, line_width(t, n), s0);
         },
@@ -146,7 +101,7 @@ void moe_ffn_bwd(Ctx& ctx, Tensor dx, Tensor dweight, ExpertWeights* dw, Tensor 
     for_units(bwd_units(plan, hidden, i_steps, 2), 2 * work, [&](const MoeUnit& u) {
       int64_t e = u.expert, n = plan.count(e), base = plan.first(e);
       sweep_columns(
-          mk, {&w.gate[e], &w.up[e]}, hidden, u, panels_of(n),
+          mk, {&w.gate[e], &w.up[e]}, hidden, u.first, u.count, n,
           [&](int64_t product, int64_t t, int64_t s0) {
             return tiles((product == 0 ? dgp : dup).at(plan.panel[e] + t), i_steps,
                          line_width(t, n), s0);

@@ -4,6 +4,7 @@
 #include <bit>
 #include <cstring>
 
+#include "engine/cpu/gemm.h"
 #include "engine/cpu/quant_table.h"
 
 namespace sutor::cpu {
@@ -136,7 +137,8 @@ Rows packed_rows(const MicroKernels& mk, const Tensor& w, int64_t row, int64_t n
 void packed_dot(const MicroKernels& mk, float* out, int64_t ld_out, const Tensor& w, int64_t row,
                 int64_t n_rows, int64_t apart, const float* x, int64_t ldx, int64_t n_x, void* to) {
   const int64_t k = w.cols();
-  if (w.dtype == DType::BLOCKS) {
+  const bool few = n_x > kDecodeTokens;
+  if (w.dtype == DType::BLOCKS && !few) {
     const BlockFormat& f = *blocks_of(w).format;
     const int64_t row_bytes = k / f.elements * f.bytes;
     const auto* rows = reinterpret_cast<const uint8_t*>(w.data) + row * row_bytes;
@@ -144,8 +146,9 @@ void packed_dot(const MicroKernels& mk, float* out, int64_t ld_out, const Tensor
                                                          apart == 1 ? 4 * row_bytes : row_bytes,
                                                          n_rows, x, ldx, n_x, k);
   }
-  const Nf4Storage& nf4 = nf4_of(w);
-  if (k % 64 == 0 && nf4.nf4.block % 64 == 0 && nf4.as != DType::F16) {
+  if (w.dtype == DType::NF4 && !few && k % 64 == 0 && nf4_of(w).nf4.block % 64 == 0 &&
+      nf4_of(w).as != DType::F16) {
+    const Nf4Storage& nf4 = nf4_of(w);
     auto* scales = static_cast<float*>(to);
     const int64_t blocks = k / 64;
     for (int64_t r = 0; r < n_rows; ++r)
@@ -157,7 +160,10 @@ void packed_dot(const MicroKernels& mk, float* out, int64_t ld_out, const Tensor
   Rows rows = packed_rows(mk, w, row, 1, 0, k, to);
   for (int64_t r = 1; r < n_rows; ++r)
     packed_rows(mk, w, row + r * apart, 1, 0, k, static_cast<char*>(to) + r * bytes);
-  mk.dot(out, ld_out, rows, 0, n_rows, x, ldx, n_x, k, 0);
+  if (few)
+    mk.few_dots(out, ld_out, rows, 0, n_rows, x, n_x, k, 0);
+  else
+    mk.dot(out, ld_out, rows, 0, n_rows, x, ldx, n_x, k, 0);
 }
 
 }  // namespace sutor::cpu

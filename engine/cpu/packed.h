@@ -21,8 +21,9 @@ Rows packed_rows(const MicroKernels& mk, const Tensor& w, int64_t row, int64_t n
                  int64_t cols, void* to);
 
 // mk.dot() with n_rows <= 4 rows of a packed weight, `apart` rows from one to the next. Those of
-// blocks, and of NF4 where rows are whole blocks, are not rounded to bf16 on the way. `to`: as
-// above, for whole rows.
+// blocks, and of NF4 where rows are whole blocks, are not rounded to bf16 on the way, unless there
+// are more than kDecodeTokens tokens, which lie as mk.pack_few() leaves them. `to`: as above, for
+// whole rows.
 void packed_dot(const MicroKernels& mk, float* out, int64_t ld_out, const Tensor& w, int64_t row,
                 int64_t n_rows, int64_t apart, const float* x, int64_t ldx, int64_t n_x, void* to);
 

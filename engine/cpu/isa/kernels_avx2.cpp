@@ -27,6 +27,11 @@ struct Vec8 {
   }
   static V mac(V c, V a, V b) { return _mm256_fmadd_ps(a, b, c); }
   static V fma(V a, V b, V c) { return _mm256_fmadd_ps(a, b, c); }
+  // By hand: the compiler would rather keep the operand in a register and spill a sum.
+  static V fma_at(V a, const float* p, V c) {
+    __asm__("vfmadd231ps %2, %1, %0" : "+x"(c) : "x"(a), "m"(*reinterpret_cast<const V*>(p)));
+    return c;
+  }
   static void store(float* p, V v) { _mm256_storeu_ps(p, v); }
   static float sum(V v) {
     __m128 s = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
@@ -35,9 +40,11 @@ struct Vec8 {
   }
 };
 
+constexpr int kFew = 24;
+
 }  // namespace
 
-const MicroKernels kAvx2Kernels[2] = {table<Mode::kF32, Vec8>(block_fma<Vec8>),
-                                      table<Mode::kRounded, Vec8>(block_fma<Vec8>)};
+const MicroKernels kAvx2Kernels[2] = {table<Mode::kF32, Vec8>(block_fma<Vec8>, false, kFew),
+                                      table<Mode::kRounded, Vec8>(block_fma<Vec8>, false, kFew)};
 
 }  // namespace sutor::cpu

@@ -4,7 +4,7 @@
 
 namespace sutor::cpu {
 
-const MicroKernels kAvx512Kernels[2] = {table<Mode::kF32, Vec16>(block_fma<Vec16>),
-                                        table<Mode::kRounded, Vec16>(block_fma<Vec16>)};
+const MicroKernels kAvx512Kernels[2] = {table<Mode::kF32, Vec16>(block_fma<Vec16>, false, 24),
+                                        table<Mode::kRounded, Vec16>(block_fma<Vec16>, false, 24)};
 
 }  // namespace sutor::cpu

@@ -3,7 +3,7 @@
 // kW, load, fma, ...) that each file of this folder defines. Unnamed namespace, as in pack.h.
 
 #include "engine/cpu/fast_math.h"
-#include "engine/cpu/isa/pack.h"
+#include "engine/cpu/isa/block_rows.h"
 
 namespace sutor::cpu {
 namespace {
@@ -35,12 +35,6 @@ inline void corner_fma(float* c, const uint32_t* a, const uint32_t* const* b, in
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
     for (int j = 0; j < C; ++j) Op::store(c + r * 32 + j * kW, acc[r][j]);
-}
-
-// What is not computed of a block for `rows` x `cols` wanted lines, set to 0.
-inline void clear_rest(float* c, int rows, int cols) {
-  for (int r = 0; r < rows && cols < 32; ++r) std::memset(c + r * 32 + cols, 0, (32 - cols) * 4);
-  if (rows < 32) std::memset(c + rows * 32, 0, (32 - rows) * 128);
 }
 
 template <int N>
@@ -223,85 +217,6 @@ inline void nf4_dot(float* out, int64_t ld_out, const uint8_t* codes, int64_t ap
   }
 }
 
-// A vector of weights as the GEMM would see them: f32 and f16 are rounded to bf16 when it rounds.
-template <class V, bool kRound, class S>
-inline typename V::V load_weights(const S* p) {
-  if constexpr (!kRound || __is_same(S, bf16)) {
-    return V::load(p);
-  } else {
-    float f[V::kW];
-    for (int i = 0; i < V::kW; ++i) f[i] = float_of(rounded(widen(p[i])));
-    return V::load(f);
-  }
-}
-
-// What lies `next` elements further on is fetched already: what the caches fetch by themselves ends
-// with each row, or lags.
-template <class V, bool kRound, class S, int M>
-inline void dot_rows(float* out, int64_t ld_out, const S* const* w, int64_t n_rows, int64_t next,
-                     const float* x, int64_t ldx, int64_t k) {
-  typename V::V acc[4][M];
-#pragma GCC unroll 4
-  for (int r = 0; r < 4; ++r)
-#pragma GCC unroll 4
-    for (int m = 0; m < M; ++m) acc[r][m] = V::zero();
-  int64_t i = 0;
-  for (; i + V::kW <= k; i += V::kW) {
-    typename V::V xv[M];
-#pragma GCC unroll 4
-    for (int m = 0; m < M; ++m) xv[m] = V::load(x + m * ldx + i);
-#pragma GCC unroll 4
-    for (int r = 0; r < 4; ++r) {
-      if (i * sizeof(S) % 64 == 0) __builtin_prefetch(w[r] + i + next, 0, 2);
-      auto wv = load_weights<V, kRound>(w[r] + i);
-#pragma GCC unroll 4
-      for (int m = 0; m < M; ++m) acc[r][m] = V::fma(wv, xv[m], acc[r][m]);
-    }
-  }
-#pragma GCC unroll 4
-  for (int64_t r = 0; r < 4; ++r)  // constant indices, or the sums would live in memory
-#pragma GCC unroll 4
-    for (int m = 0; m < M; ++m) {
-      if (r >= n_rows) continue;
-      float s = V::sum(acc[r][m]);
-      for (int64_t j = i; j < k; ++j)
-        s += (kRound ? float_of(rounded(widen(w[r][j]))) : widen(w[r][j])) * x[m * ldx + j];
-      out[m * ld_out + r] = s;
-    }
-}
-
-template <class V, bool kRound, class S>
-void dot_typed(float* out, int64_t ld_out, const Rows& src, int64_t row, int64_t n_rows,
-               const float* x, int64_t ldx, int64_t n_x, int64_t k, int64_t next) {
-  const S* w[4];
-  for (int64_t r = 0; r < 4; ++r) w[r] = row_of<S>(src, row + (r < n_rows ? r : n_rows - 1));
-  switch (n_x) {
-    case 1:
-      return dot_rows<V, kRound, S, 1>(out, ld_out, w, n_rows, next, x, ldx, k);
-    case 2:
-      return dot_rows<V, kRound, S, 2>(out, ld_out, w, n_rows, next, x, ldx, k);
-    case 3:
-      return dot_rows<V, kRound, S, 3>(out, ld_out, w, n_rows, next, x, ldx, k);
-    default:
-      return dot_rows<V, kRound, S, 4>(out, ld_out, w, n_rows, next, x, ldx, k);
-  }
-}
-
-template <class V, bool kRound>
-void dot(float* out, int64_t ld_out, const Rows& w, int64_t row, int64_t n_rows, const float* x,
-         int64_t ldx, int64_t n_x, int64_t k, int64_t next) {
-  switch (w.dtype) {
-    case DType::BF16:
-      return dot_typed<V, kRound, bf16>(out, ld_out, w, row, n_rows, x, ldx, n_x, k, next);
-    case DType::F16:
-      return dot_typed<V, kRound, f16>(out, ld_out, w, row, n_rows, x, ldx, n_x, k, next);
-    case DType::F32:
-      return dot_typed<V, kRound, float>(out, ld_out, w, row, n_rows, x, ldx, n_x, k, next);
-    default:  // loaders refuse other types
-      __builtin_trap();
-  }
-}
-
 inline void swiglu(float* __restrict a, const float* __restrict g, const float* __restrict u,
                    int64_t n) {
   for (int64_t i = 0; i < n; ++i) a[i] = g[i] * fast_sigmoid(g[i]) * u[i];
@@ -358,17 +273,40 @@ inline float exp_sum(float* s, float scale, float shift, int64_t n) {
   return sum;
 }
 
+// What tables of pairs do not have is not compiled for them.
 template <Mode kMode, class V>
-constexpr MicroKernels table(decltype(MicroKernels::block) block, bool reads_rows = false) {
+constexpr decltype(MicroKernels::block_rows) by_rows() {
+  if constexpr (kMode == Mode::kBF16)
+    return nullptr;
+  else
+    return block_rows<V, kMode == Mode::kRounded>;
+}
+template <Mode kMode, class V>
+constexpr decltype(MicroKernels::few_dots) by_dots() {
+  if constexpr (kMode == Mode::kBF16)
+    return nullptr;
+  else
+    return few_dots<V, kMode == Mode::kRounded>;
+}
+
+template <Mode kMode, class V>
+constexpr MicroKernels table(decltype(MicroKernels::block) block, bool reads_rows = false,
+                             int few = 0) {
   return {kStep<kMode>,
           kMode != Mode::kF32,
           reads_rows,
+          few,
+          V::kW,
+          kGroup<V>,
           block,
+          by_rows<kMode, V>(),
           pack_along<kMode>,
           pack_across<kMode>,
           store_t,
           store,
           dot<V, kMode != Mode::kF32>,
+          pack_few<V, kMode != Mode::kF32>,
+          by_dots<kMode, V>(),
           nf4,
           nf4_dot,
           swiglu,

@@ -26,13 +26,14 @@ struct Vec4 {
   }
   static V mac(V c, V a, V b) { return c + a * b; }
   static V fma(V a, V b, V c) { return c + a * b; }
+  static V fma_at(V a, const float* p, V c) { return fma(a, load(p), c); }
   static void store(float* p, V v) { std::memcpy(p, &v, 16); }
   static float sum(V v) { return (v[0] + v[1]) + (v[2] + v[3]); }
 };
 
 }  // namespace
 
-const MicroKernels kPortableKernels[2] = {table<Mode::kF32, Vec4>(block_fma<Vec4>),
-                                          table<Mode::kRounded, Vec4>(block_fma<Vec4>)};
+const MicroKernels kPortableKernels[2] = {table<Mode::kF32, Vec4>(block_fma<Vec4>, false, 8),
+                                          table<Mode::kRounded, Vec4>(block_fma<Vec4>, false, 8)};
 
 }  // namespace sutor::cpu

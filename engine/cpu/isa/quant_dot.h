@@ -46,6 +46,17 @@ struct BlockDot {
   return _mm256_fmadd_ps(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(q, 8))),
                          floats_at(x + 8), to);
 }
+// Over 32 signed bytes in memory: eight at a time are widened as they are loaded, by no shuffle.
+[[gnu::always_inline]] inline Floats dot32_at(const uint8_t* q, const float* x) {
+  Floats sum[2] = {};
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    const __m256i w =
+        _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(q + 8 * i)));
+    sum[i / 2] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(w), floats_at(x + 8 * i), sum[i / 2]);
+  }
+  return sum[0] + sum[1];
+}
 [[gnu::always_inline]] inline Floats dot32(__m256i q, const float* x) {
   Floats low = add16(Floats{}, _mm256_castsi256_si128(q), x),
          high = add16(Floats{}, _mm256_extracti128_si256(q, 1), x + 16);
@@ -82,7 +93,7 @@ struct BlockDot {
 template <>
 struct BlockDot<ref::Q8_0> {
   [[gnu::always_inline]] static Floats of(const uint8_t* b, const float* x) {
-    return ref::half_at(b) * dot32(bytes32(b + 2), x);
+    return ref::half_at(b) * dot32_at(b + 2, x);
   }
 };
 template <>
@@ -113,18 +124,26 @@ struct BlockDot<ref::Q5_1> {
 };
 
 // Q4_K and Q5_K: 8 sub-blocks of 32 with a scale and a minimum each; codes(part, high) their codes.
+// Scales and minima (ref::scale_min) are taken out of their six bits and made floats all at once.
 template <class F>
 [[gnu::always_inline]] inline Floats sub_blocks(const uint8_t* b, const float* x, F&& codes) {
-  const float d = ref::half_at(b), dmin = ref::half_at(b + 2);
+  uint32_t six[3], bytes[4];
+  __builtin_memcpy(six, b + 4, 12);
+  bytes[0] = six[0] & 0x3f3f3f3f;
+  bytes[1] = (six[2] & 0x0f0f0f0f) | (six[0] >> 6 & 0x03030303) << 4;
+  bytes[2] = six[1] & 0x3f3f3f3f;
+  bytes[3] = (six[2] >> 4 & 0x0f0f0f0f) | (six[1] >> 6 & 0x03030303) << 4;
+  alignas(32) float scale[16];  // and minimum; read one by one into all lanes
+  for (int i = 0; i < 2; ++i)
+    _mm256_store_ps(scale + 8 * i, _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(
+                                       reinterpret_cast<const __m128i*>(bytes + 2 * i)))));
   Floats sum{}, low{};
 #pragma GCC unroll 8
   for (int j = 0; j < 8; ++j) {
-    int scale, min;
-    ref::scale_min(b + 4, j, scale, min);
-    sum += static_cast<float>(scale) * dot32(codes(j), x + 32 * j);
-    low += static_cast<float>(min) * sum32(x + 32 * j);
+    sum = _mm256_fmadd_ps(_mm256_broadcast_ss(scale + j), dot32(codes(j), x + 32 * j), sum);
+    low = _mm256_fmadd_ps(_mm256_broadcast_ss(scale + 8 + j), sum32(x + 32 * j), low);
   }
-  return d * sum - dmin * low;
+  return ref::half_at(b) * sum - ref::half_at(b + 2) * low;
 }
 template <>
 struct BlockDot<ref::Q4_K> {

@@ -22,6 +22,7 @@ struct Vec16 {
   static V broadcast(const uint32_t* p) { return _mm512_set1_ps(float_of(*p)); }
   static V mac(V c, V a, V b) { return _mm512_fmadd_ps(a, b, c); }
   static V fma(V a, V b, V c) { return _mm512_fmadd_ps(a, b, c); }
+  static V fma_at(V a, const float* p, V c) { return fma(a, load(p), c); }
   static void store(float* p, V v) { _mm512_storeu_ps(p, v); }
   static float sum(V v) { return _mm512_reduce_add_ps(v); }
 };
