@@ -28,6 +28,11 @@ void declare(Args& a) {
   a.flag("small",
          "kernels, layer: an eighth of the experts (0.2 GB of them instead of 1.1); fusion: toy "
          "sizes");
+  a.integer("hidden", "layer: width of a token", 2048, 1, 1 << 16);
+  a.integer("width", "layer: of an expert", 1408, 1, 1 << 16);
+  a.integer("tokens", "layer: this many alone; 0: 128, 512 and 2048", 0, 0, 1 << 20);
+  a.integer("share", "layer: percent of its experts that train, and all; -1: six shares", -1, -1,
+            100);
   a.flag("csv", "comma-separated values on stdout, with the peaks in every line");
   a.integer("repeats", "timed runs of each, the median counts", 10, 1, 10000);
   declare_method(a);
@@ -114,24 +119,36 @@ void layer(const Args& a, Ctx& ctx, const cpu::Peaks& peaks) {
   Table table(
       {"tokens", "experts that train", "ms", "GFLOP/s", "% of GEMM peak", "of all", "(2+s)/3"});
   Json rows = Json::array();
+  LayerSizes sizes;
+  sizes.hidden = a.num("hidden");
+  sizes.width = a.num("width");
+  if (a.on("small")) {
+    sizes.experts = 8;
+    sizes.tokens = {128};
+  }
+  if (a.num("tokens") > 0) sizes.tokens = {a.num("tokens")};
+  if (a.num("share") >= 0) sizes.shares = {static_cast<double>(a.num("share")) / 100};
+  if (sizes.shares.back() != 1) sizes.shares.push_back(1);
   std::vector<LayerTiming> all =
-      time_layer(ctx, a.on("small"), static_cast<int>(a.num("repeats")), [](const LayerTiming&) {});
+      time_layer(ctx, sizes, static_cast<int>(a.num("repeats")), [](const LayerTiming&) {});
   for (const LayerTiming& t : all) {
     double whole = 0;
     for (const LayerTiming& o : all)
       if (o.tokens == t.tokens && o.share == 1) whole = o.seconds;
-    double gflops = t.flop / t.seconds * 1e-9, line = (2 + t.share) / 3;
-    table.row({std::to_string(t.tokens), fmt::format("{:.0f} %", 100 * t.share),
+    double gflops = t.flop / t.seconds * 1e-9;
+    table.row({std::to_string(t.tokens),
+               t.backward ? fmt::format("{:.0f} %", 100 * t.share) : "forward alone",
                fmt::format("{:.1f}", t.seconds * 1e3), fmt::format("{:.1f}", gflops),
                fmt::format("{:.0f}", 100 * gflops / gemm), fmt::format("{:.3f}", t.seconds / whole),
-               fmt::format("{:.3f}", line)});
+               fmt::format("{:.3f}", t.line())});
     rows.push_back({{"tokens", t.tokens},
+                    {"backward", t.backward},
                     {"share", t.share},
                     {"seconds", t.seconds},
                     {"gflops", gflops},
                     {"of_gemm_peak", gflops / gemm},
                     {"of_all", t.seconds / whole},
-                    {"line", line}});
+                    {"line", t.line()}});
   }
   show(a, peaks, std::move(rows), table);
 }
@@ -175,6 +192,8 @@ void run(const Args& a) {
                      a.on("json") ? "--json is asked for" : what + " has no rows");
   a.no_effect_unless(times && !comm, "dtype",
                      comm ? "comm computes nothing" : "peaks measures both");
+  for (const char* o : {"hidden", "width", "tokens", "share"})
+    a.no_effect_unless(what == "layer", o, "only layer has it");
   for (const char* o : {"method", "experts", "one-indexed", "rank", "alpha", "lora-dropout",
                         "adapter-dropout", "quantize", "optimizer", "recompute"})
     a.no_effect_unless(train, o, "only train has it");

@@ -82,7 +82,7 @@ print(f"""## A MoE layer by the share of its experts that trains
 {peaks(l)} Forward, dx and the dW of the share: by the multiply-adds a step follows (2 + s) / 3 of training all.
 """)
 table(["tokens", "experts that train", "ms", "% of GEMM peak", "of all", "(2 + s) / 3"],
-      [(r["tokens"], pct(r["share"]) + " %", f"{1e3 * r['seconds']:.1f}", pct(r["of_gemm_peak"]), f"{r['of_all']:.3f}", f"{r['line']:.3f}") for r in l["rows"]])
+      [(r["tokens"], pct(r["share"]) + " %" if r["backward"] else "forward alone", f"{1e3 * r['seconds']:.1f}", pct(r["of_gemm_peak"]), f"{r['of_all']:.3f}", f"{r['line']:.3f}") for r in l["rows"]])
 print(f"""## Fusions
 
 {peaks(f)} Each beside what it stands for, by kernels of this engine, called in turn; the third and fourth columns of a row are the same work but

@@ -132,37 +132,45 @@ std::vector<KernelTiming> time_kernels(Ctx& ctx, bool small, int repeats,
   return rows;
 }
 
-std::vector<LayerTiming> time_layer(Ctx& ctx, bool small, int repeats,
+std::vector<LayerTiming> time_layer(Ctx& ctx, const LayerSizes& sizes, int repeats,
                                     const std::function<void(const LayerTiming&)>& done) {
-  int64_t experts = small ? 8 : 64;
-  ExpertWeights w = made_experts(experts, kHidden, kWidth);
+  const int64_t H = sizes.hidden, I = sizes.width, experts = sizes.experts;
+  ExpertWeights w = made_experts(experts, H, I);
   std::vector<LayerTiming> rows;
-  for (int64_t T : {128, 512, 2048}) {
-    if (small && T > 128) break;
+  auto add = [&](LayerTiming row) {
+    rows.push_back(row);
+    done(row);
+  };
+  for (int64_t T : sizes.tokens) {
     MoeIndex index = sort_by_expert(spread_experts(T, experts, kTopK), static_cast<int>(experts));
-    Tensor x = made({T, kHidden}, DType::F32, 1), weight = made({T, kTopK}, DType::F32, 4),
-           y = empty({T, kHidden}), gate = empty({T * kTopK, kWidth}, kept_type(ctx.compute)),
-           up = empty_like(gate), dy = made({T, kHidden}, DType::F32, 5), dx = zeros({T, kHidden}),
+    Tensor x = made({T, H}, DType::F32, 1), weight = made({T, kTopK}, DType::F32, 4),
+           y = empty({T, H}), gate = empty({T * kTopK, I}, kept_type(ctx.compute)),
+           up = empty_like(gate), dy = made({T, H}, DType::F32, 5), dx = zeros({T, H}),
            dweight = zeros({T, kTopK});
-    const double forward = 6 * static_cast<double>(T * kTopK * kHidden * kWidth);
-    for (double share : {0.0, 0.05, 0.125, 0.25, 0.5, 1.0}) {
+    const double forward = 6 * static_cast<double>(T * kTopK * H * I);
+    LayerTiming row{T};
+    row.flop = forward;
+    row.seconds =
+        median_seconds(repeats, [&] { ctx.k->moe_ffn_fwd(ctx, y, {}, {}, x, weight, index, w); });
+    add(row);
+    row.backward = true;
+    for (double share : sizes.shares) {
       auto n = static_cast<int64_t>(std::lround(share * static_cast<double>(experts)));
       if (n == 0 && share > 0) continue;  // of few experts
       ExpertWeights dw;
       for (int64_t e = 0; e < experts; ++e) {
         const bool trains = e < n;
-        dw.gate.push_back(trains ? zeros({kWidth, kHidden}) : Tensor{});
-        dw.up.push_back(trains ? zeros({kWidth, kHidden}) : Tensor{});
-        dw.down.push_back(trains ? zeros({kHidden, kWidth}) : Tensor{});
+        dw.gate.push_back(trains ? zeros({I, H}) : Tensor{});
+        dw.up.push_back(trains ? zeros({I, H}) : Tensor{});
+        dw.down.push_back(trains ? zeros({H, I}) : Tensor{});
       }
-      LayerTiming row{T, static_cast<double>(n) / static_cast<double>(experts)};
+      row.share = static_cast<double>(n) / static_cast<double>(experts);
       row.flop = forward * (2 + row.share);
       row.seconds = median_seconds(repeats, [&] {
         ctx.k->moe_ffn_fwd(ctx, y, gate, up, x, weight, index, w);
         ctx.k->moe_ffn_bwd(ctx, dx, dweight, &dw, dy, x, weight, gate, up, index, w);
       });
-      rows.push_back(row);
-      done(row);
+      add(row);
     }
   }
   return rows;

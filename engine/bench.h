@@ -25,15 +25,22 @@ struct KernelTiming {
 std::vector<KernelTiming> time_kernels(Ctx& ctx, bool small, int repeats,
                                        const std::function<void(const KernelTiming&)>& done);
 
-// One MoE layer of the same shapes, forward and backward with dx, and dW of a share of its experts:
-// by the multiply-adds, time follows (2 + share) / 3 of the whole.
+// One MoE layer, top-6, forward alone, then forward and backward with dx, and dW of a share of its
+// experts: by the multiply-adds, time follows (2 + share) / 3 of the whole.
+struct LayerSizes {
+  int64_t hidden = 2048, width = 1408, experts = 64;
+  std::vector<int64_t> tokens = {128, 512, 2048};
+  std::vector<double> shares = {0, 0.05, 0.125, 0.25, 0.5, 1};
+};
 struct LayerTiming {
   int64_t tokens = 0;
+  bool backward = false;
   double share = 0;    // of the experts that train
   double flop = 0;     // useful: forward, dx, dW of the share
   double seconds = 0;  // median
+  double line() const { return backward ? (2 + share) / 3 : 1.0 / 3; }
 };
-std::vector<LayerTiming> time_layer(Ctx& ctx, bool small, int repeats,
+std::vector<LayerTiming> time_layer(Ctx& ctx, const LayerSizes& sizes, int repeats,
                                     const std::function<void(const LayerTiming&)>& done);
 
 // What each fusion of the kernels is worth: the fused form against the same result by separate

@@ -2,6 +2,8 @@
 // JSON; options that have no effect are errors.
 #include <doctest/doctest.h>
 
+#include <array>
+
 #include "engine/bench.h"
 #include "io/json.h"
 #include "tests/command.h"
@@ -57,6 +59,7 @@ TEST_CASE("bench train, infer: a model on random ids, as a share of the peaks") 
         {"train", "bench train: name a MODEL"},
         {"kernels x", "bench kernels: takes no MODEL"},
         {"layer --recompute", "only train has it"},
+        {"fusion --tokens 2", "only layer has it"},
         {"layer --batch 2", "only train and infer have it"},
         {"peaks --csv", "peaks has no rows"},
         {"peaks --small", "only kernels, layer and fusion have it"},
@@ -65,5 +68,28 @@ TEST_CASE("bench train, infer: a model on random ids, as a share of the peaks") 
     Result r = run(f, std::string("bench ") + words);
     CHECK(r.code != 0);
     CHECK(r.err.find(says) != r.err.npos);
+  }
+}
+
+TEST_CASE("bench layer: forward alone, then a share of the experts that train and all of them") {
+  if (binary() == nullptr) return;
+  Folder f;
+  Result r = run(f,
+                 "bench layer --small --hidden 64 --width 32 --tokens 40 --share 50 --repeats 1 "
+                 "--json");
+  CAPTURE(r.err);
+  REQUIRE(r.code == 0);
+  const Json rows = parse_json(r.out, "bench")["rows"];
+  REQUIRE(rows.size() == 3);
+  const double forward = rows[0]["gflops"].get<double>() * rows[0]["seconds"].get<double>();
+  CHECK(forward == doctest::Approx(6e-9 * 40 * 6 * 64 * 32));
+  for (size_t i = 0; i < 3; ++i) {
+    const Json& row = rows[i];
+    CHECK(row["tokens"] == 40);
+    CHECK(row["backward"] == (i > 0));
+    CHECK(row["share"].get<double>() == std::array{0.0, 0.5, 1.0}[i]);
+    CHECK(row["line"].get<double>() == doctest::Approx(std::array{1 / 3.0, 2.5 / 3, 1.0}[i]));
+    CHECK(row["gflops"].get<double>() * row["seconds"].get<double>() ==
+          doctest::Approx(3 * forward * row["line"].get<double>()));
   }
 }
