@@ -11,7 +11,10 @@ bool holds_no_result(const std::string& dir) {
   if (!fs::exists(dir)) return true;
   for (const auto& e : fs::directory_iterator(dir)) {
     const std::string name = e.path().filename().string();
-    if (name != "log.jsonl" && name != "run.yaml" && name != "placement.json") return false;
+    // A temporary may still be there while the rank that wrote it is being ended.
+    if (name != "log.jsonl" && name != "run.yaml" && name != "placement.json" &&
+        !name.starts_with(".sutor-tmp-"))
+      return false;
   }
   return true;
 }

@@ -94,6 +94,7 @@ void forward(const MicroKernels& mk, const Tensor& y, const Panels& xp, const Te
 void backward_x(const MicroKernels& mk, const Tensor& dx, const Panels& dyp, const Tensor& w,
                 const LowTerm* lora, const Dropout& drop) {
   int64_t tokens = dx.rows(), k = dx.cols();
+  if (tokens == 0) return;  // a rank that works for the others' tokens alone
   int64_t steps = dyp.steps, group = group_of(panels_of(k), steps);
   if (panels_of(tokens) <= kFewTokens) group = std::max(group, wide_of(panels_of(k), 1));
   const RowKernels& rows = row_kernels();
