@@ -51,7 +51,7 @@ $(BUILD)/sutor: $(APP_OBJ) $(LIB_OBJ)
 $(BUILD)/sutor_tests: $(TEST_OBJ) $(filter-out $(BUILD)/apps/main.o,$(APP_OBJ)) $(LIB_OBJ)
 	$(CXX) $(CXXFLAGS) -o $@ $^ $(LDLIBS)
 
-$(BUILD)/kernel_tests: $(call obj,tests/main.cpp $(wildcard tests/kernels/*.cpp)) $(filter $(BUILD)/engine/% $(BUILD)/cuda/%,$(LIB_OBJ))
+$(BUILD)/kernel_tests: $(call obj,tests/main.cpp tests/comm.cpp $(wildcard tests/kernels/*.cpp)) $(filter $(BUILD)/engine/% $(BUILD)/cuda/%,$(LIB_OBJ))
 	$(CXX) $(CXXFLAGS) -o $@ $^ $(LDLIBS)
 
 $(BUILD)/%.o: %.cpp
@@ -104,7 +104,7 @@ asan:
 	@$(MAKE) -j$(JOBS) BUILD=$(BUILD)/asan OPT="-O1 -g" CXXFLAGS="-fsanitize=address,undefined -fno-sanitize-recover=all" $(BUILD)/asan/sutor $(BUILD)/asan/sutor_tests
 	SUTOR=$(BUILD)/asan/sutor $(BUILD)/asan/sutor_tests $(TEST_ARGS)
 
-# The kernels and the thread pool; the rest has no threads of its own.
+# The kernels, the thread pool, messages between ranks as threads.
 tsan:
 	@third_party/install.sh build
 	@$(MAKE) -j$(JOBS) BUILD=$(BUILD)/tsan OPT="-O1 -g" CXXFLAGS="-fsanitize=thread" $(BUILD)/tsan/kernel_tests

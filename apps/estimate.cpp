@@ -104,6 +104,8 @@ void run(const Args& a) {
   a.no_effect_unless(a.given("cluster"), "expert-scores", "there is no --cluster");
   for (const char* o : {"ranks", "ep"})
     a.no_effect_unless(!a.given("cluster"), o, "--cluster shows all numbers of ranks");
+  for (const char* o : {"recompute", "optimizer", "steps"})
+    a.no_effect_unless(!a.given("cluster"), o, "--cluster takes times that were measured");
   Ctx ctx = a.context();
   const std::string hub = hub_folder(path);
   std::unique_ptr<Model> model;

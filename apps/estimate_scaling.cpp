@@ -1,10 +1,10 @@
 #include "apps/estimate_scaling.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "apps/common.h"
 #include "apps/table.h"
-#include "engine/quant.h"
 #include "model/names.h"
 #include "model/placement.h"
 #include "model/scaling.h"
@@ -25,7 +25,7 @@ bool is_expert(const Param& p) {
   return role.part == Part::kExpert && !role.adapter;
 }
 
-TrainedWork work_of(const Model& model, int64_t tokens, int64_t micro_batches) {
+TrainedWork work_of(const Model& model, Compute compute, int64_t tokens, int64_t micro_batches) {
   const Config& c = model.config;
   TrainedWork w;
   w.micro_batches = micro_batches;
@@ -37,7 +37,7 @@ TrainedWork work_of(const Model& model, int64_t tokens, int64_t micro_batches) {
   for (const Param& p : model.params.all()) {
     if (!p.trainable) continue;
     (is_expert(p) ? w.experts : w.everywhere) += p.value.numel();
-    if (float_type(p.value) != DType::BF16) w.value_bytes = 4;
+    if (trained_type(p.value, compute) == DType::F32) w.value_bytes = 4;
     const Role role = role_of(p.name);
     first = std::min(first, p.name.find("embed_tokens") != p.name.npos ? 0
                             : role.layer >= 0                          ? role.layer
@@ -68,6 +68,14 @@ void for_ranks(Estimate& e, const Model& model, int ranks, int ep) {
   e.moments /= ranks;
   // Of shared experts ep gradients of E / ep experts; the sum; what comes from the other ranks.
   constexpr int64_t kReceived = int64_t{4} << 20;
+  // Of a layer's tokens an owner keeps a row for each that it got: together as many rows as tokens
+  // have owners, where one rank keeps one for each token.
+  const double owners =
+      ep * (1 - std::pow(1 - 1.0 / ep, static_cast<double>(std::max(1, model.config.route.top_k))));
+  if (ep > 1)
+    e.activations += static_cast<int64_t>(
+        (owners - 1) * static_cast<double>(e.tokens * model.config.hidden * 4 *
+                                           static_cast<int64_t>(model.config.moe_layers().size())));
   e.grads = all * 4 + all * 4 / ranks + std::min(int64_t{ranks} * kReceived, all * 4);
 }
 
@@ -75,7 +83,8 @@ void print_scaling(const Args& a, const Model& model, int64_t tokens, int64_t mi
   const Cluster cluster = read_cluster(a.str("cluster"));
   std::optional<LayerScores> scores;
   if (a.given("expert-scores")) scores = read_scores(a.str("expert-scores")).token;
-  TrainedWork work = work_of(model, tokens, micro_batches);
+  const Compute compute = a.str("dtype") == "f32" ? Compute::kF32 : Compute::kBF16;
+  TrainedWork work = work_of(model, compute, tokens, micro_batches);
   const bool shares = !model.config.moe_layers().empty() && model.config.adapter_dim == 0;
   const Prediction one = predict(cluster, work, 1, 1);
   Table t({"ranks", "ep", "step, s", "of one rank", "per rank, %", "compute", "experts' rows",

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <set>
 
+#include "apps/estimate_scaling.h"
 #include "apps/method_args.h"
 #include "engine/dry_run.h"
 #include "engine/ranks.h"
@@ -48,7 +49,8 @@ struct Need {
   double beyond_weights, weights;
 };
 
-Need need_of(const Args& a, const std::vector<TrainRow>& rows, Compute compute, bool recompute) {
+Need need_of(const Args& a, const std::vector<TrainRow>& rows, Compute compute, bool recompute,
+             const Ranks& ranks) {
   std::vector<const TrainRow*> sorted;
   for (const TrainRow& r : rows) sorted.push_back(&r);
   std::stable_sort(sorted.begin(), sorted.end(), [](const TrainRow* x, const TrainRow* y) {
@@ -70,7 +72,8 @@ Need need_of(const Args& a, const std::vector<TrainRow>& rows, Compute compute, 
       std::string expert_cfg;
       choose_what_trains(a, *dry, expert_cfg);
     }
-    const Estimate e = estimate_training(*dry, {longest(sorted, n)}, options);
+    Estimate e = estimate_training(*dry, {longest(sorted, n)}, options);
+    for_ranks(e, *dry, ranks.world.size(), ranks.ep);
     need.weights = static_cast<double>(e.mapped);
     return static_cast<double>(e.peak() - e.mapped);
   };
@@ -94,22 +97,10 @@ double process_beside(const Model& model) {
                              std::max<int64_t>(0, process_bytes("RssAnon") - weights));
 }
 
-}  // namespace
-
-Fits check_fits(const Args& a, const Model& model, const std::vector<TrainRow>& rows,
-                Compute compute, const Ranks& ranks) {
-  if (!ranks.lead()) {  // the lead decides for all, and fails for all
-    const std::string fits = ranks.world.broadcast("", 0, "memory");
-    return {fits.substr(0, 1) == "1", 0};
-  }
-  const Fits fits = check_fits(a, model, rows, compute);
-  ranks.world.broadcast(fits.recompute ? "1" : "0", 0, "memory");
-  return fits;
-}
-
-Fits check_fits(const Args& a, const Model& model, const std::vector<TrainRow>& rows,
-                Compute compute) {
-  const auto available = static_cast<double>(available_memory());  // 0: the system does not say
+Fits check_here(const Args& a, const Model& model, const std::vector<TrainRow>& rows,
+                Compute compute, const Ranks& ranks, int here) {
+  // What is there, for each rank of this host; 0: the system does not say.
+  const double available = static_cast<double>(available_memory()) / here;
   const bool limited = a.given("max-memory");
   const double most = limited ? a.real("max-memory") * (1 << 30) : 0,
                process = limited ? process_beside(model) : 0;
@@ -119,10 +110,10 @@ Fits check_fits(const Args& a, const Model& model, const std::vector<TrainRow>& 
     return (!limited || whole(n) <= most) && (available == 0 || n.beyond_weights <= available);
   };
   bool recompute = a.on("recompute");
-  const Need asked = need_of(a, rows, compute, recompute);
+  const Need asked = need_of(a, rows, compute, recompute, ranks);
   Need need = asked;
   if (limited && !recompute && !fits(asked)) {
-    need = need_of(a, rows, compute, true);
+    need = need_of(a, rows, compute, true, ranks);
     recompute = true;
   }
   const bool chosen = recompute && !a.on("recompute");
@@ -145,6 +136,25 @@ Fits check_fits(const Args& a, const Model& model, const std::vector<TrainRow>& 
         "read from the disk in every step ({})\n",
         gib(need.beyond_weights), gib(mapped), gib(available), remedies(a, recompute));
   return {recompute, static_cast<int64_t>(std::max(0.0, available - need.beyond_weights))};
+}
+
+}  // namespace
+
+Fits check_fits(const Args& a, const Model& model, const std::vector<TrainRow>& rows,
+                Compute compute, const Ranks& ranks) {
+  const int here = ranks.world.ranks_here();
+  if (!ranks.lead()) {  // the lead decides for all, and fails for all
+    const std::string fits = ranks.world.broadcast("", 0, "memory");
+    return {fits == "1", 0};
+  }
+  const Fits fits = check_here(a, model, rows, compute, ranks, here);
+  ranks.world.broadcast(fits.recompute ? "1" : "0", 0, "memory");
+  return fits;
+}
+
+Fits check_fits(const Args& a, const Model& model, const std::vector<TrainRow>& rows,
+                Compute compute) {
+  return check_here(a, model, rows, compute, {}, 1);
 }
 
 }  // namespace sutor

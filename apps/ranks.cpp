@@ -1,7 +1,9 @@
 #include "apps/ranks.h"
 
+#include <sched.h>
+
 #include <cstdio>
-#include <cstdlib>
+#include <set>
 
 #include "engine/parallel.h"
 #include "model/placement.h"
@@ -22,6 +24,18 @@ void declare_ranks(Args& a, bool training) {
 
 bool declares_ranks(const Args& a) { return a.declares("comm-timeout"); }
 
+namespace {
+
+int first_cpu() {  // that this process may run on
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof set, &set) != 0) return 0;
+  int i = 0;
+  while (i < CPU_SETSIZE && !CPU_ISSET(i, &set)) ++i;
+  return i;
+}
+
+}  // namespace
+
 void on_ranks(const Args& a, const std::function<void(const Ranks&)>& body) {
   const bool training = a.declares("ep");
   const int threads = training ? static_cast<int>(a.num("ranks-as-threads")) : 1;
@@ -34,13 +48,16 @@ void on_ranks(const Args& a, const std::function<void(const Ranks&)>& body) {
       throw UsageError(fmt::format("--ranks-as-threads {}: mpirun started {} ranks already",
                                    threads, mpi->size()));
     mpi->timeout = a.real("comm-timeout");
-    if (a.num("threads") == 0) {
-      // Bound to cores of its own, a rank has those; else the ranks of a host share them.
-      const char* local = std::getenv("OMPI_COMM_WORLD_LOCAL_SIZE");
-      const int here = local != nullptr ? std::max(1, std::atoi(local)) : 1;
-      if (physical_cores() == machine_cores() && here > 1)
-        set_num_threads(std::max(1, physical_cores() / here));
-    }
+    // Bound to cores of its own (its first is not everybody's), a rank has those; else the ranks of
+    // a host share them.
+    const int here = mpi->ranks_here();
+    const Comm all(mpi);
+    const std::vector<int64_t> first = all.all_gather(int64_t{first_cpu()}, "cores");
+    const bool bound = std::set<int64_t>(first.begin(), first.end()).size() > 1;
+    if (a.num("threads") == 0 && !bound) set_num_threads(std::max(1, physical_cores() / here));
+    if (mpi->rank() == 0 && !a.on("quiet"))
+      note("{} ranks, {} on this host, of {} thread{} each\n", mpi->size(), here, num_threads(),
+           num_threads() == 1 ? "" : "s");
     quiet_rank = mpi->rank() > 0;
     // Results are rank 0's to print.
     if (quiet_rank) check(std::freopen("/dev/null", "w", stdout) != nullptr, "/dev/null");

@@ -2,6 +2,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cmath>
 #include <csignal>
 #include <cstdio>
 #include <filesystem>
@@ -153,10 +154,10 @@ class Saves {
   void begin(int64_t step, std::optional<double> eval_loss) {
     finish();
     Json more = Json::object();
-    if (eval_loss) more["eval_loss"] = *eval_loss;
+    if (eval_loss && std::isfinite(*eval_loss)) more["eval_loss"] = *eval_loss;
     writer_ = std::make_unique<StateWriter>(fmt::format("{}/checkpoint-{}", out_, step), model_,
                                             step, identity_, more, ranks_, true);
-    since_.emplace();
+    since_ = Stopwatch();
   }
   // Every rank; before what is saved changes. A checkpoint that could not be written is said, and
   // the run goes on: the one before it is still there, and the next may find room.
@@ -166,8 +167,6 @@ class Saves {
     failed_.clear();
     try {
       done->finish();
-      if (int64_t keep = a_.num("keep-checkpoints"); keep > 0 && ranks_.lead())
-        keep_newest_checkpoints(out_, keep, a_.on("keep-best"));
     } catch (const PeerError&) {
       throw;
     } catch (const Error& e) {
@@ -175,10 +174,18 @@ class Saves {
       const std::string last = ranks_.lead() ? newest_checkpoint(out_) : "";
       note("{}; {}; going on\n", failed_,
            last.empty() ? "there is no other checkpoint" : "the last one is " + last);
+      return;
+    }
+    const int64_t keep = a_.num("keep-checkpoints");
+    if (keep == 0 || !ranks_.lead()) return;
+    try {
+      keep_newest_checkpoints(out_, keep, a_.on("keep-best"));
+    } catch (const Error& e) {
+      note("{}\n", e.what());  // too many checkpoints are no reason to end the run
     }
   }
   const std::string& failed() const { return failed_; }
-  double minutes() const { return since_->seconds() / 60; }
+  double minutes() const { return since_.seconds() / 60; }
 
  private:
   const Args& a_;
@@ -186,19 +193,19 @@ class Saves {
   const Ranks& ranks_;
   std::string identity_, out_, failed_;
   std::unique_ptr<StateWriter> writer_;
-  std::optional<Stopwatch> since_ = Stopwatch();
+  Stopwatch since_;
 };
 
-// Who holds which expert, where ranks share them.
-void share_experts(const Args& a, Model& model, const Ranks& ranks) {
+// Who holds which expert, where ranks share them; what placement.json is to hold.
+std::string share_experts(const Args& a, Model& model, const Ranks& ranks) {
   a.no_effect_unless(ranks.ep > 1, "expert-scores", "no experts are shared (--ep 1)");
-  if (ranks.ep == 1) return;
+  if (ranks.ep == 1) return "";
   std::optional<LayerScores> tokens;
   if (a.given("expert-scores")) tokens = read_scores(a.str("expert-scores")).token;
   const Placement p = place_experts(model, ranks.ep, tokens);
   if (!a.on("quiet")) note("experts by rank: {}\n", summary(p));
   model.share_experts(ranks.sharing, p.owner, false);
-  if (ranks.lead()) write_file_atomic(a.str("out") + "/placement.json", to_json(p).dump(1) + "\n");
+  return to_json(p).dump(1) + "\n";
 }
 
 enum Flags : unsigned { kStop = 1, kSaveNow = 2 };
@@ -247,9 +254,7 @@ void run_rank(const Args& a, Ctx ctx, const Ranks& ranks) {
           model->config.where, model->config.max_positions, longest_document(*set), a.num("seq"));
   const Fits fits = check_fits(a, *model, rows, ctx.compute, ranks);
   model->recompute = fits.recompute;
-  std::optional<NewFolder> folder;
-  if (ranks.lead()) folder.emplace(out);
-  share_experts(a, *model, ranks);
+  const std::string placement = share_experts(a, *model, ranks);
   GradSum sum(ranks, model->params, opt.grad_accum);
   model->params.prepare_training(
       ctx.compute, {.moments_8bit = a.str("optimizer") == "adamw8bit", .sources = ranks.ep});
@@ -267,20 +272,30 @@ void run_rank(const Args& a, Ctx ctx, const Ranks& ranks) {
 
   int64_t done = 0, last = 0, trainable = 0;
   for (Param* p : model->params.trainable()) trainable += p->value.numel();
-  std::string torn, newest = a.on("resume") ? newest_checkpoint(out, &torn) : "";
-  check(!a.on("resume") || !newest.empty(),
+  std::string torn, newest = a.on("resume") && ranks.lead() ? newest_checkpoint(out, &torn) : "";
+  check(!a.on("resume") || !ranks.lead() || !newest.empty(),
         "{}: has no checkpoint to resume{}; start without --resume", out,
         torn.empty() ? "" : fmt::format(" ({} is not whole)", torn));
   if (!torn.empty()) note("{}: is not whole; going on from {}\n", torn, newest);
   RunRecord record;
-  if (ranks.lead()) record = record_of(a);
+  std::optional<NewFolder> folder;
+  if (ranks.lead()) {
+    record = record_of(a);
+    folder.emplace(out);
+  }
+  ranks.world.wait_patiently(true);  // the lead reads the data and the model for their hashes
   record.identity = ranks.world.broadcast(record.identity, 0, "identity of the run");
+  ranks.world.wait_patiently(false);
   newest = ranks.world.broadcast(newest, 0, "checkpoint to resume");
   if (!newest.empty()) done = read_state(newest, *model, record.identity);
   check(done <= opt.steps, "{}: is at step {}, --steps is {}", newest, done, opt.steps);
   std::optional<Log> log;
   if (ranks.lead()) {
     write_file_atomic(out + "/run.yaml", a.yaml());
+    if (placement.empty())
+      fs::remove(out + "/placement.json");  // of a layout that this run goes on from
+    else
+      write_file_atomic(out + "/placement.json", placement);
     folder->keep();
     log.emplace(out + "/log.jsonl", !newest.empty());
     log->line({{"config", record.config},
@@ -339,8 +354,8 @@ void run_rank(const Args& a, Ctx ctx, const Ranks& ranks) {
   train(ctx, *model, rows, opt, done, hooks, ranks, sum);
   saves.finish();
   if (stopped) check(saves.failed().empty(), "stopped after step {}: {}", last, saves.failed());
-  if (!stopped) gather_trained(*model, ranks.world);
-  if (!ranks.lead()) return ranks.world.barrier("the end");
+  if (!stopped) gather_trained(*model, ranks.world, ctx.compute);
+  if (!ranks.lead()) return;  // the lead writes, for as long as it takes
   if (stopped) {
     note("stopped after step {} of {}: the same command with --resume goes on from {}\n", last,
          opt.steps, newest_checkpoint(out));
@@ -351,17 +366,15 @@ void run_rank(const Args& a, Ctx ctx, const Ranks& ranks) {
                   {"peak_bytes", peak_bytes()}});
     if (stop_asked == SIGINT) {  // as every other command ends at Ctrl-C: no `&&` goes on
       std::fflush(nullptr);
-      ranks.world.barrier("the end");
       std::signal(SIGINT, SIG_DFL);
       std::raise(SIGINT);
     }
-    return ranks.world.barrier("the end");
+    return;
   }
   if (full)
     write_model(out + "/model", *model, a.str("MODEL"));
   else
     write_adapter(out + "/adapter", *model, a.str("MODEL"), expert_cfg, is_lora ? &lora : nullptr);
-  ranks.world.barrier("the end");
   std::string result = out + (full ? "/model" : "/adapter");
   if (a.on("json"))
     return print_json(

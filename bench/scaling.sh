@@ -4,8 +4,8 @@
 #   bench/scaling.sh WORK          a 1.06 B model of the V2-Lite kind (random weights, made in WORK by sutor init), ESFT, 2 micro-batches of 2 x 512
 #   ROUNDS=3 STEPS=3 CORES=2 SUTOR=build/sutor RANKS="1 2 4 8"
 #
-# One rank with all cores, then CORES ranks of one thread as replicas and with shared experts, interleaved; then other numbers of ranks, one thread each, with as
-# many micro-batches as the largest: all do the same work. Nothing else should run on the machine. Writes WORK/cluster.yaml, WORK/scaling.jsonl and a table.
+# One rank with all cores, then CORES ranks of one thread as replicas and with shared experts, interleaved; then other numbers of ranks, one thread each, a step of as
+# many micro-batches of 1 x 512 as the largest has ranks: all do the same work. Nothing else should run on the machine. Writes WORK/cluster.yaml, WORK/scaling.jsonl and a table.
 set -eu
 [ $# -eq 1 ] || { sed -n '2,8s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 here=$(cd "$(dirname "$0")" && pwd)
@@ -32,12 +32,12 @@ json.dump({"experts": {str(l): random.sample(range(64), 5) for l in range(1, 8)}
           open(sys.argv[1] + "/experts.json", "w"))
 PYTHON
 rm -f "$work/scaling.jsonl"
-run() { # NAME RANKS THREADS EP ACCUM [options]
+run() { # NAME RANKS THREADS EP ACCUM BATCH STEPS
   rm -rf "$work/run"
   launch=
   [ "$2" -eq 1 ] || launch="mpirun --quiet --oversubscribe --bind-to none -n $2"
-  $launch "$SUTOR" train "$work/model" --data "$work/rows.jsonl" --method esft --experts "$work/experts.json" --seq 512 --batch 2 --grad-accum "$5" \
-    --steps "$STEPS" --dtype bf16 --lr 1e-5 --quiet --weights map --threads "$3" --out "$work/run" ${4:+--ep "$4"} >/dev/null
+  $launch "$SUTOR" train "$work/model" --data "$work/rows.jsonl" --method esft --experts "$work/experts.json" --seq 512 --batch "$6" --grad-accum "$5" \
+    --steps "$7" --dtype bf16 --lr 1e-5 --quiet --weights map --threads "$3" --out "$work/run" --ep "$4" >/dev/null
   python3 - "$work" "$@" <<'PYTHON'
 import json, statistics, sys
 work, name, ranks, threads, ep, accum = sys.argv[1:7]
@@ -51,15 +51,15 @@ PYTHON
 }
 round=1
 while [ "$round" -le "$ROUNDS" ]; do
-  run "1 rank, all cores" 1 "$CORES" 1 "$CORES"
-  run "a rank a core, replicas" "$CORES" 1 1 "$CORES"
-  run "a rank a core, shared experts" "$CORES" 1 "$CORES" "$CORES"
+  run "1 rank, all cores" 1 "$CORES" 1 "$CORES" 2 "$STEPS"
+  run "a rank a core, replicas" "$CORES" 1 1 "$CORES" 2 "$STEPS"
+  run "a rank a core, shared experts" "$CORES" 1 "$CORES" "$CORES" 2 "$STEPS"
   round=$((round + 1))
 done
 most=$(echo "$RANKS" | tr ' ' '\n' | sort -n | tail -1)
 for r in $RANKS; do
-  run "replicas of 1 thread" "$r" 1 1 "$most"
-  [ "$r" -eq 1 ] || run "shared experts of 1 thread" "$r" 1 "$r" "$most"
+  run "replicas of 1 thread" "$r" 1 1 "$most" 1 2
+  [ "$r" -eq 1 ] || run "shared experts of 1 thread" "$r" 1 "$r" "$most" 1 2
 done
 mpirun --quiet --oversubscribe --bind-to none -n 2 "$SUTOR" bench comm --json >"$work/comm.json"
 "$SUTOR" bench peaks --threads 1 --json >"$work/peaks.json"
@@ -76,11 +76,12 @@ alone = next(r for r in rows if r["name"].startswith("replicas") and r["ranks"] 
 comm = {r["bytes"]: r for r in json.load(open(work + "/comm.json"))["rows"]}
 peaks = json.load(open(work + "/peaks.json"))
 micro = alone["step_s"] / alone["accum"]
-all_cores = statistics.median(r["step_s"] / r["accum"] for r in rows if r["name"] == "1 rank, all cores")
-flags = ["--method", "esft", "--experts", work + "/experts.json", "--seq", "512", "--batch", "2"]
+flags = ["--method", "esft", "--experts", work + "/experts.json", "--seq", "512", "--batch", "1"]
 step = json.loads(subprocess.run([sutor, "estimate", work + "/model", *flags, "--json"], capture_output=True, text=True, check=True).stdout)["flops_per_step"]
-routed = 4 * 6 * 3 * 1024 * 704 * 1024 * 7  # forward and dx: tokens x top-k x 3 matrices x 7 layers, 4 operations a weight
+routed = 4 * 6 * 3 * 1024 * 704 * 512 * 7  # forward and dx: tokens x top-k x 3 matrices x 7 layers, 4 operations a weight
 share = round(routed / step, 3)
+# A thread's slowdown when every core works, without ranks: one rank with all cores against one with one thread, by tokens.
+one_thread = cores * (alone["tokens_per_s"] / one)
 open(work + "/cluster.yaml", "w").write(f"""hosts: 1
 cores: {cores}
 threads: 1
@@ -89,7 +90,7 @@ network: {{gbytes_per_s: {comm[1 << 20]['gbps']:.3f}, latency_us: {comm[8]['seco
 micro_batch_s: {micro:.4f}
 step_s: 0
 expert_share: {share}
-busy: {max(1.0, all_cores * cores / micro):.3f}
+busy: {max(1.0, one_thread):.3f}
 memory_gbytes_per_s: {peaks['read_gbps']:.2f}
 """)
 predicted = json.loads(subprocess.run([sutor, "estimate", work + "/model", *flags, "--grad-accum", str(most), "--cluster", work + "/cluster.yaml", "--json"], capture_output=True, text=True, check=True).stdout)["predicted"]

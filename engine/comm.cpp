@@ -122,17 +122,39 @@ std::vector<std::string> Comm::all_gather(const std::string& mine, const char* w
   return all;
 }
 
+std::vector<std::string> Comm::gather(const std::string& mine, int root, const char* what) const {
+  const std::vector<int64_t> bytes = all_gather(static_cast<int64_t>(mine.size()), what);
+  if (me_ != root) {
+    exchange({{root, mine.data(), bytes[me_]}}, {}, what);
+    return {};
+  }
+  std::vector<std::string> all(size());
+  std::vector<Incoming> in;
+  for (int r = 0; r < size(); ++r) {
+    if (r == me_) {
+      all[r] = mine;
+      continue;
+    }
+    all[r].resize(bytes[r]);
+    in.push_back({r, all[r].data(), bytes[r]});
+  }
+  exchange({}, in, what);
+  return all;
+}
+
 std::string Comm::broadcast(const std::string& mine, int root, const char* what) const {
   return all_gather(me_ == root ? mine : std::string(), what)[root];
 }
 
-void Comm::at(const std::string& where) const {
+void Comm::say_where(const std::string& where) const {
   if (transport_) transport_->where = where;
 }
 
-void Comm::abort(const std::string& why) const {
-  if (transport_) transport_->abort(why);
+void Comm::wait_patiently(bool on) const {
+  if (transport_) transport_->patient = on;
 }
+
+int Comm::ranks_here() const { return transport_ ? transport_->ranks_here() : 1; }
 
 const std::map<std::string, Traffic>& Comm::traffic() const { return *traffic_; }
 

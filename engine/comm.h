@@ -62,10 +62,10 @@ class Transport {
   // Ranks are those of the transport; no message goes to oneself.
   virtual std::unique_ptr<Transfer> start(const std::vector<Outgoing>& out,
                                           const std::vector<Incoming>& in, const char* what) = 0;
-  // Ends every rank, as this one cannot go on; `why` is for those who wait for it.
-  virtual void abort(const std::string& why) = 0;
+  virtual int ranks_here() const = 0;  // on this host; every rank asks at once
 
   double timeout = 600;  // seconds
+  bool patient = false;  // it does not count
   std::string where;     // "step 14": goes into errors
 
  protected:
@@ -107,11 +107,15 @@ class Comm {
   void all_gather(const void* mine, int64_t bytes, void* all, const char* what) const;
   // to[r] goes to rank r; returns what each sent here.
   std::vector<int64_t> all_to_all(const std::vector<int64_t>& to, const char* what) const;
+  // What every rank gave, at `root`; elsewhere nothing.
+  std::vector<std::string> gather(const std::string& mine, int root, const char* what) const;
   std::string broadcast(const std::string& mine, int root, const char* what) const;
   void barrier(const char* what) const { all_gather(int64_t{0}, what); }
 
-  void at(const std::string& where) const;  // for errors of all that follows
-  void abort(const std::string& why) const;
+  void say_where(const std::string& where) const;  // in errors of all that follows
+  // While the others only wait for one rank, which writes or reads for long: no timeout.
+  void wait_patiently(bool on) const;
+  int ranks_here() const;  // on this host; every rank asks at once
   const std::map<std::string, Traffic>& traffic() const;
   void reset_traffic() const;
 

@@ -36,7 +36,16 @@ class MpiTransport : public Transport {
   int size() const override { return size_; }
   std::unique_ptr<Transfer> start(const std::vector<Outgoing>& out, const std::vector<Incoming>& in,
                                   const char* what) override;
-  void abort(const std::string&) override { MPI_Abort(MPI_COMM_WORLD, 1); }
+  int ranks_here() const override {
+    MPI_Comm here = MPI_COMM_NULL;
+    int n = 1;
+    if (MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &here) ==
+        MPI_SUCCESS) {
+      MPI_Comm_size(here, &n);
+      MPI_Comm_free(&here);
+    }
+    return n;
+  }
   using Transport::too_late;
 
  private:
@@ -54,7 +63,8 @@ class MpiTransfer : public Transfer {
     for (int64_t lo = 0; lo < bytes; lo += kPiece) {
       requests_.emplace_back();
       peers_.push_back(peer);
-      checked(post(lo, static_cast<int>(std::min(kPiece, bytes - lo)), &requests_.back()), what_);
+      size_.push_back(static_cast<int>(std::min(kPiece, bytes - lo)));
+      checked(post(lo, size_.back(), &requests_.back()), what_);
     }
   }
 
@@ -62,12 +72,21 @@ class MpiTransfer : public Transfer {
     const auto deadline =
         std::chrono::steady_clock::now() + std::chrono::duration<double>(transport_.timeout);
     std::vector<int> done(requests_.size());
+    std::vector<MPI_Status> status(requests_.size());
     for (int64_t idle = 0;;) {
       int n = 0;
       checked(MPI_Testsome(static_cast<int>(requests_.size()), requests_.data(), &n, done.data(),
-                           MPI_STATUSES_IGNORE),
+                           status.data()),
               what_);
       if (n == MPI_UNDEFINED) return;  // none is left
+      for (int i = 0; i < n; ++i) {
+        if (done[i] >= receives_) continue;
+        int got = 0;
+        MPI_Get_count(&status[i], MPI_BYTE, &got);
+        check(got == size_[done[i]],
+              "rank {} waits for {} bytes of {}, rank {} sends {}: out of step", transport_.rank(),
+              size_[done[i]], what_, peers_[done[i]], got);
+      }
       idle = n > 0 ? 0 : idle + 1;
       if (idle < 200) continue;
       // Ranks may share a core: it is the other's turn. Long waits do not need the core at all.
@@ -75,7 +94,8 @@ class MpiTransfer : public Transfer {
         sched_yield();
       else
         usleep(50);
-      if (idle % 256 == 0 && std::chrono::steady_clock::now() > deadline) late();
+      if (idle % 256 == 0 && !transport_.patient && std::chrono::steady_clock::now() > deadline)
+        late();
     }
   }
 
@@ -92,21 +112,31 @@ class MpiTransfer : public Transfer {
   MpiTransport& transport_;
   const char* what_;
   std::vector<MPI_Request> requests_;
-  std::vector<int> peers_;
+  std::vector<int> peers_, size_;  // of each request
+  int receives_ = 0;               // the first requests
+  friend class MpiTransport;
 };
+
+// Ranks out of step wait for different operations, which ends in an error that names them.
+int tag_of(const char* what) {
+  unsigned h = 2166136261u;
+  for (const char* c = what; *c != 0; ++c) h = (h ^ static_cast<unsigned char>(*c)) * 16777619u;
+  return static_cast<int>(h % 32749);  // MPI_TAG_UB is at least 32767
+}
 
 std::unique_ptr<Transfer> MpiTransport::start(const std::vector<Outgoing>& out,
                                               const std::vector<Incoming>& in, const char* what) {
   auto t = std::make_unique<MpiTransfer>(*this, what);
-  constexpr int kTag = 1;  // order alone tells messages apart
+  const int tag = tag_of(what);  // messages of one kind are told apart by their order
   for (const Incoming& i : in)
     t->add(i.from, i.bytes, [&](int64_t lo, int n, MPI_Request* r) {
-      return MPI_Irecv(static_cast<char*>(i.data) + lo, n, MPI_BYTE, i.from, kTag, MPI_COMM_WORLD,
+      return MPI_Irecv(static_cast<char*>(i.data) + lo, n, MPI_BYTE, i.from, tag, MPI_COMM_WORLD,
                        r);
     });
+  t->receives_ = static_cast<int>(t->requests_.size());
   for (const Outgoing& o : out)
     t->add(o.to, o.bytes, [&](int64_t lo, int n, MPI_Request* r) {
-      return MPI_Isend(static_cast<const char*>(o.data) + lo, n, MPI_BYTE, o.to, kTag,
+      return MPI_Isend(static_cast<const char*>(o.data) + lo, n, MPI_BYTE, o.to, tag,
                        MPI_COMM_WORLD, r);
     });
   return t;
@@ -118,8 +148,9 @@ std::shared_ptr<Transport> mpi_transport() {
   const int started = ranks_that_mpi_started();
   if (started <= 1) return nullptr;
   int provided = 0;
-  check(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &provided) == MPI_SUCCESS,
-        "MPI: cannot start");
+  check(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &provided) == MPI_SUCCESS &&
+            provided >= MPI_THREAD_FUNNELED,
+        "MPI: cannot start beside threads");
   auto t = std::make_shared<MpiTransport>();
   check(t->size() == started,
         "the launcher started {} processes, MPI sees {}: start with mpirun, or with srun "

@@ -76,7 +76,10 @@ class ThreadTransport : public Transport {
     return std::make_unique<ThreadTransfer>(*this, std::move(posted), std::move(wanted), what);
   }
 
-  void abort(const std::string& why) override {
+  int ranks_here() const override { return world->ranks; }
+
+  // Ends every rank, as this one cannot go on.
+  void abort(const std::string& why) {
     std::lock_guard lock(world->mutex);
     if (world->failed.empty()) world->failed = fmt::format("rank {}: {}", rank_, why);
     world->news.notify_all();
@@ -133,8 +136,10 @@ void ThreadTransfer::wait() {
     const bool sent = std::all_of(out_.begin(), out_.end(), [](const auto& p) { return p->done; });
     if (in_.empty() && sent) return;
     if (copied) continue;
-    if (w.news.wait_until(lock, deadline) == std::cv_status::timeout &&
-        std::chrono::steady_clock::now() >= deadline) {
+    if (transport_.patient) {
+      w.news.wait(lock);
+    } else if (w.news.wait_until(lock, deadline) == std::cv_status::timeout &&
+               std::chrono::steady_clock::now() >= deadline) {
       std::vector<int> peers;
       for (const auto& [i, number] : in_) peers.push_back(i.from);
       for (const auto& p : out_)
@@ -162,10 +167,10 @@ void run_ranks_as_threads(int ranks, double timeout, const std::function<void(co
         body(comm);
       } catch (const PeerError& e) {
         peers[r] = std::current_exception();
-        comm.abort(e.what());
+        transport->abort(e.what());
       } catch (const std::exception& e) {
         own[r] = std::current_exception();
-        comm.abort(e.what());
+        transport->abort(e.what());
       }
     });
   for (std::thread& t : threads) t.join();

@@ -146,6 +146,7 @@ void GradSum::add(Ctx& ctx, Set& set, bool experts, int64_t wave) {
 }
 
 double GradSum::norm() const {
+  check(!sets_.empty(), "the norm of no gradient");
   const int me = ranks_.world.rank(), n = ranks_.world.size();
   std::vector<double> mine, all;
   std::vector<int64_t> count(n);

@@ -24,13 +24,6 @@ std::vector<double> block_squares(const Tensor& gradient) {
   return part;
 }
 
-double grad_norm(const std::vector<Param*>& params) {
-  double total = 0;
-  for (const Param* p : params)
-    for (double s : block_squares(p->sum)) total += s;
-  return std::sqrt(total);
-}
-
 void adamw(Ctx& ctx, const std::vector<Param*>& params, const AdamWOptions& opt, double lr,
            double grad_scale, int64_t t) {
   AdamWStep step{};

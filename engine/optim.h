@@ -16,8 +16,6 @@ struct AdamWOptions {
 // made of, whichever rank has which blocks.
 constexpr int64_t kNormBlock = 1 << 16;
 std::vector<double> block_squares(const Tensor& g);
-// 2-norm of all gradients: block by block, in order.
-double grad_norm(const std::vector<Param*>& params);
 
 // One step (t counts from 1) at `lr` of the elements that this rank updates; gradients are
 // multiplied by grad_scale first. Weight decay is decoupled and applies to matrices only. Moments

@@ -73,16 +73,17 @@ int ParamStore::train(std::string_view glob) {
   return n;
 }
 
+DType trained_type(const Tensor& value, Compute compute) {
+  return compute == Compute::kF32 || float_type(value) != DType::BF16 ? DType::F32 : DType::BF16;
+}
+
 namespace {
 
 // Its value and gradient become views of the slab.
 void fill(Slab& slab, Compute compute) {
   constexpr int64_t kAlign = 64;
   auto aligned = [](int64_t n) { return (n + kAlign - 1) / kAlign * kAlign; };
-  auto type = [&](const Param& p) {
-    return compute == Compute::kF32 || float_type(p.value) != DType::BF16 ? DType::F32
-                                                                          : DType::BF16;
-  };
+  auto type = [&](const Param& p) { return trained_type(p.value, compute); };
   int64_t bytes = 0;
   for (Param* p : slab.params) {
     slab.at.push_back(slab.stride);

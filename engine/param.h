@@ -49,6 +49,10 @@ inline Tensor flat(const Tensor& t, int64_t lo, int64_t hi) {  // elements of a 
   return t.view({t.numel()}).slice(lo, hi);
 }
 
+// What a parameter's value becomes when it trains: F32 when computing in f32 or when the file is
+// not BF16, else BF16.
+DType trained_type(const Tensor& value, Compute compute);
+
 // What training needs beside the weights.
 struct TrainingSpace {
   bool optimizer = true;      // masters and moments

@@ -27,9 +27,12 @@ std::map<int, std::vector<bool>> trained_experts(const Model& model) {
 Placement place_experts(const Model& model, int ranks, const std::optional<LayerScores>& tokens) {
   const Config& c = model.config;
   const std::vector<int> layers = c.moe_layers();
-  check(!layers.empty() && c.adapter_dim == 0,
-        "a {} model has no experts for {} ranks to share: run without --ep", c.model_type, ranks);
-  check(ranks <= c.experts, "--ep {}: more ranks than the {} experts of a layer", ranks, c.experts);
+  check(!layers.empty() && c.adapter_dim == 0, "a {} model has no experts for {} ranks to share",
+        c.model_type, ranks);
+  check(ranks <= c.experts, "{} ranks cannot share the {} experts of a layer", ranks, c.experts);
+  for (const Param& q : model.params.all())
+    check(!q.lora || role_of(q.name).part != Part::kExpert || role_of(q.name).adapter,
+          "{} carries a LoRA: such experts are not shared among ranks", q.name);
   const auto trained = trained_experts(model);
   Placement p;
   p.owner.resize(c.layers);
@@ -39,10 +42,12 @@ Placement place_experts(const Model& model, int ranks, const std::optional<Layer
   const int64_t E = c.experts, most = (E + ranks - 1) / ranks;
   for (int layer : layers) {
     std::vector<double> cost(E, 2.0 / static_cast<double>(E));
-    if (tokens && tokens->count(layer)) {
-      const std::vector<double>& share = tokens->at(layer);
-      for (int64_t e = 0; e < E && e < static_cast<int64_t>(share.size()); ++e)
-        cost[e] = 2 * share[e];
+    if (tokens) {
+      const auto share = tokens->find(layer);
+      check(share != tokens->end() && static_cast<int64_t>(share->second.size()) == E,
+            "expert scores of another model: layer {} has {} of {} experts", layer,
+            share == tokens->end() ? 0 : share->second.size(), E);
+      for (int64_t e = 0; e < E; ++e) cost[e] = 2 * share->second[e];
     }
     const auto trains = trained.find(layer);
     auto is_trained = [&](int64_t e) {
@@ -98,18 +103,14 @@ std::string summary(const Placement& p) {
   return s;
 }
 
-void gather_trained(Model& model, const Comm& world) {
+void gather_trained(Model& model, const Comm& world, Compute compute) {
   std::vector<Outgoing> out;
   std::vector<Incoming> in;
   for (Param* p : model.params.trainable()) {
     if (p->owner <= 0) continue;  // everywhere, or the lead's; the first replica has all
     if (world.rank() == p->owner) out.push_back({0, p->value.data, p->value.nbytes()});
     if (world.rank() != 0) continue;
-    // Of the type that its owner trained: all experts of a run have one.
-    DType type = DType::F32;
-    for (const Param* q : model.params.trained_here())
-      if (q->owner == 0) type = q->value.dtype;
-    p->value = empty(p->value.shape, type);
+    p->value = empty(p->value.shape, trained_type(p->value, compute));
     in.push_back({p->owner, p->value.data, p->value.nbytes()});
   }
   world.exchange(out, in, "trained experts");

@@ -21,12 +21,12 @@ struct Placement {
 // Layer by layer the most expensive expert first, to the rank with least work in that layer (then
 // fewest trained experts so far), none getting more than E / ranks rounded up. An expert costs its
 // tokens: forward and dx, and a third product where it trains.
+// Throws when the scores are those of another model.
 Placement place_experts(const Model& model, int ranks, const std::optional<LayerScores>& tokens);
 Json to_json(const Placement& p);
 std::string summary(const Placement& p);  // a line for people
 
-// The values of experts that other ranks trained, to rank 0 of the world; `ep` as in
-// engine/ranks.h.
-void gather_trained(Model& model, const Comm& world);
+// The values of experts that other ranks trained, to rank 0 of the world.
+void gather_trained(Model& model, const Comm& world, Compute compute);
 
 }  // namespace sutor

@@ -118,14 +118,16 @@ void StateWriter::write() {
 void StateWriter::finish() {
   if (thread_.joinable()) thread_.join();
   Json mine{{"error", error_}, {"tensors", manifest_["tensors"]}};
-  if (error_.empty() && !tensors_.empty()) {
+  if (error_.empty() && !hash_.empty()) {  // none: nothing to write, or no folder to write it to
     mine["file"] = file_;
     for (size_t i = 0; i < tensors_.size(); ++i)
       mine["pieces"][tensors_[i].first] = {{"begin", begin_[i]},
                                            {"end", begin_[i] + tensors_[i].second.numel()},
                                            {"xxh3", hash_[i]}};
   }
-  const std::vector<std::string> all = ranks_.world.all_gather(mine.dump(), "checkpoint");
+  // The file of another may take long: that is no reason to end the run.
+  ranks_.world.wait_patiently(true);
+  const std::vector<std::string> all = ranks_.world.gather(mine.dump(), 0, "checkpoint");
   std::string error;
   for (size_t r = 0; r < all.size() && error.empty(); ++r) {
     const Json j = Json::parse(all[r]);
@@ -157,6 +159,7 @@ void StateWriter::finish() {
     }
   aside_.reset();
   error = ranks_.world.broadcast(error, 0, "checkpoint");
+  ranks_.world.wait_patiently(false);
   check(error.empty(), "{}: not written: {}", dir_, error);
 }
 
@@ -264,7 +267,7 @@ int64_t read_state(const std::string& dir, Model& model, const std::string& run)
         copy_into(to.slice(a - lo, b - lo), piece.slice(a - begin, b - begin));
     });
   };
-  size_t expected = 0;
+  size_t held = 0;
   for (Param* p : model.params.trained_here())
     for (const Part& part : parts_of(*p)) {
       const std::string prefix = part.prefix, name = prefix + p->name;
@@ -286,9 +289,9 @@ int64_t read_state(const std::string& dir, Model& model, const std::string& run)
   for (const std::string& name : state.names()) {
     const std::string param = name.substr(name.find('.') + 1);
     check(trained.count(param) != 0, "{}: holds {}, which the run does not train", dir, name);
-    ++expected;
+    ++held;
   }
-  check(expected > 0, "{}: holds nothing", dir);
+  check(held > 0, "{}: holds nothing", dir);
   return get<int64_t>(state.json(), "step", dir);
 }
 
@@ -343,7 +346,9 @@ int64_t best_of(const std::map<int64_t, std::string>& found) {
   double lowest = std::numeric_limits<double>::infinity();
   for (const auto& [step, dir] : found) {
     const Json j = read_json_file(dir + "/state.json");
-    if (!j.contains("eval_loss") || j["eval_loss"].get<double>() >= lowest) continue;
+    if (!j.contains("eval_loss") || !j["eval_loss"].is_number() ||
+        j["eval_loss"].get<double>() >= lowest)
+      continue;
     lowest = j["eval_loss"].get<double>();
     best = step;
   }

@@ -115,15 +115,17 @@ void train(Ctx& ctx, Model& model, const std::vector<TrainRow>& rows, const Trai
   const bool means = opt.mean == LossMean::kMeans;
   for (int64_t s = done; s < opt.steps; ++s) {
     auto begin = std::chrono::steady_clock::now();
-    ranks.world.at(fmt::format("step {}", s + 1));
+    ranks.world.say_where(fmt::format("step {}", s + 1));
     ranks.world.reset_traffic();
     StepLog log{};
     log.step = s + 1;
     log.lr = learning_rate(opt.schedule, opt.lr, s, opt.steps, opt.warmup);
     std::vector<Batch> micro(waves);  // this rank's; those it does not have stay empty
+    const std::vector<int64_t> of_step =
+        rows_at(s * A * opt.batch, A * opt.batch, static_cast<int64_t>(rows.size()), opt);
     for (int64_t a = 0; a < A; ++a) {
-      Batch b = batch_of(rows, rows_at((s * A + a) * opt.batch, opt.batch,
-                                       static_cast<int64_t>(rows.size()), opt));
+      const auto first = of_step.begin() + a * opt.batch;
+      Batch b = batch_of(rows, {first, first + opt.batch});
       log.tokens += b.ids.numel();
       log.trained_tokens += trained(b);
       if (a % R == ranks.world.rank()) micro[a / R] = std::move(b);

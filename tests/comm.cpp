@@ -92,7 +92,7 @@ TEST_CASE("comm: a rank that does not answer in time is named, with the step and
   CHECK_THROWS_WITH_AS(
       run_ranks_as_threads(3, 0.2,
                            [&](const Comm& c) {
-                             c.at("step 14");
+                             c.say_where("step 14");
                              if (c.rank() == 1)
                                std::this_thread::sleep_for(std::chrono::milliseconds(800));
                              else

@@ -203,7 +203,13 @@ TEST_CASE("mpi: a rank that hangs is named within the timeout, and the run ends 
     std::this_thread::sleep_for(std::chrono::milliseconds(50));
   const std::vector<pid_t> ranks = ranks_of(pid);
   CHECK(ranks.size() == 3);
-  if (!ranks.empty()) kill(ranks.back(), SIGSTOP);
+  std::string hung;
+  if (!ranks.empty()) {
+    const std::string environment = read_file(fmt::format("/proc/{}/environ", ranks.back()));
+    const std::string key = "OMPI_COMM_WORLD_RANK=";
+    hung = environment.substr(environment.find(key) + key.size(), 1);
+    kill(ranks.back(), SIGSTOP);
+  }
   int status = 0;
   const auto begin = std::chrono::steady_clock::now();
   waitpid(pid, &status, 0);
@@ -211,7 +217,7 @@ TEST_CASE("mpi: a rank that hangs is named within the timeout, and the run ends 
   CHECK(WEXITSTATUS(status) == 1);
   const std::string said = read_file(f.path + "/.out");
   CAPTURE(said);
-  CHECK(said.find("no answer from rank") != said.npos);
+  CHECK(said.find("no answer from rank " + hung) != said.npos);
   CHECK(said.find("step ") != said.npos);
 }
 

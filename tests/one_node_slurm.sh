@@ -69,14 +69,12 @@ job() { # OUT SBATCH-OPTIONS -- TRAIN-OPTIONS
 job "$work/two" --ntasks=2 -- --steps 8
 cmp "$work/two/adapter/model.safetensors" "$work/one/adapter/model.safetensors" && echo "a job of two ranks: the bits of one"
 
-# A long job is told to stop (what --signal does before the time is over), writes its checkpoint and ends well; submitted again it goes on.
-sbatch --parsable -o "$work/long.out" --ntasks=2 recipes/ranks/slurm.sbatch "$d/model" "$d/rows.jsonl" "$d/expert_cfg.json" "$work/long" \
+# A job whose time runs out: the recipe's --signal, 50 seconds before the end of its minute here; it writes its checkpoint and ends well; submitted again
+# it goes on.
+sbatch --parsable -o "$work/long.out" --ntasks=2 --time=1 --signal=B:USR1@50 recipes/ranks/slurm.sbatch "$d/model" "$d/rows.jsonl" "$d/expert_cfg.json" "$work/long" \
   --seq 256 --lr 1e-3 --grad-accum 4 --quiet --steps 100000 >"$work/id"
 n=0
-while ! grep -q '"step":3,' "$work/long/log.jsonl" 2>/dev/null && [ $n -lt 400 ]; do sleep 0.05; n=$((n + 1)); done
-scancel --signal=USR1 --full "$(cat "$work/id")"
-n=0
-while squeue -h -j "$(cat "$work/id")" 2>/dev/null | grep -q . && [ $n -lt 400 ]; do sleep 0.05; n=$((n + 1)); done
+while squeue -h -j "$(cat "$work/id")" 2>/dev/null | grep -q . && [ $n -lt 1600 ]; do sleep 0.05; n=$((n + 1)); done
 grep -q "resume goes on from" "$work/long.out" || { cat "$work/long.out" >&2; exit 1; }
 done=$(ls -d "$work"/long/checkpoint-* | sed 's/.*-//' | sort -n | tail -1)
 job "$work/long" --ntasks=2 -- --steps "$((done + 2))"

@@ -5,6 +5,7 @@
 
 #include <doctest/doctest.h>
 
+#include <atomic>
 #include <cstring>
 #include <filesystem>
 #include <map>
@@ -52,7 +53,7 @@ struct Setting {
                                    "model.layers.1.mlp.experts.2.*",
                                    "model.layers.2.mlp.experts.0.*"};
   std::optional<std::vector<std::vector<int>>> owner;  // else place_experts()
-  int one_expert = -1;                                 // the one of layer 1 that gets every token
+  bool first_experts = false;  // of layer 1 get every token: no router logit differs
   std::string save, resume;
 };
 
@@ -73,8 +74,9 @@ struct Outcome {
   std::map<std::string, std::string> weights;
   std::map<int, std::vector<int64_t>> load;
   std::vector<int64_t> gradient_bytes, by_formula;  // by rank, of the last step
+  double eval = 0;
   bool operator==(const Outcome& o) const {
-    return steps == o.steps && weights == o.weights && load == o.load;
+    return steps == o.steps && weights == o.weights && load == o.load && eval == o.eval;
   }
 };
 
@@ -89,7 +91,7 @@ Outcome outcome_of(const Setting& s) {
     auto model = load_model(kModel);
     Ctx ctx = cpu_context(s.compute);
     for (const std::string& glob : s.trained) model->params.train(glob);
-    if (s.one_expert >= 0) {
+    if (s.first_experts) {
       Param& gate = model->params.at("model.layers.1.mlp.gate.weight");
       gate.value = cast(gate.value, DType::F32);
       for (int64_t e = 0; e < gate.value.dim(0); ++e)
@@ -117,6 +119,7 @@ Outcome outcome_of(const Setting& s) {
            {},
            {}},
           ranks, sum);
+    const double eval = evaluate_loss(ctx, *model, rows, 5, ranks);
     if (!s.save.empty())
       StateWriter(s.save, *model, s.opt.steps, "run", Json::object(), ranks, true).finish();
     std::lock_guard lock(mutex);
@@ -125,6 +128,25 @@ Outcome outcome_of(const Setting& s) {
       auto [at, fresh] = out.weights.emplace(p->name, bytes);
       CHECK(at->second == bytes);  // every rank that has it has the same
     }
+    if (comm.rank() == 0) out.eval = eval;
+    CHECK(eval == (out.eval == 0 ? eval : out.eval));
+  });
+  // What the lead writes in the end: everything that trained, wherever it was.
+  run_ranks_as_threads(s.ranks, kTimeout, [&](const Comm& comm) {
+    if (s.ep == 1) return;
+    const Ranks ranks = make_ranks(comm, s.ep);
+    auto model = load_model(kModel);
+    for (const std::string& glob : s.trained) model->params.train(glob);
+    model->share_experts(ranks.sharing, s.owner ? *s.owner : place_experts(*model, s.ep, {}).owner,
+                         false);
+    model->params.prepare_training(s.compute, {.sources = s.ep});
+    for (Param* p : model->params.trained_here())
+      std::memcpy(p->value.data, out.weights.at(p->name).data(), p->value.nbytes());
+    gather_trained(*model, comm, s.compute);
+    if (comm.rank() != 0) return;
+    for (Param* p : model->params.trainable())
+      CHECK(out.weights.at(p->name) ==
+            std::string(reinterpret_cast<const char*>(p->value.data), p->value.nbytes()));
   });
   return out;
 }
@@ -201,9 +223,10 @@ TEST_CASE("ranks: an incomplete last wave, ranks without tokens, a micro-batch o
   }
 }
 
-TEST_CASE("ranks: all trained experts on one rank, a rank with none, one expert for every token") {
+TEST_CASE(
+    "ranks: all trained experts on one rank, a rank with none, experts that get every token") {
   Setting one = setting(1, 1);
-  one.one_expert = 0;
+  one.first_experts = true;
   const Outcome want = outcome_of(one);
   auto model = load_model(kModel);
   const Config& c = model->config;
@@ -312,6 +335,29 @@ TEST_CASE("ranks: a checkpoint of any layout resumes under any other, bit by bit
   std::filesystem::remove_all(dir);
 }
 
+TEST_CASE(
+    "ranks: a checkpoint that cannot be written is an error on every rank, and nothing is left") {
+  std::atomic<int> failed{0};
+  run_ranks_as_threads(3, kTimeout, [&](const Comm& comm) {
+    const Ranks ranks = make_ranks(comm, 1);
+    auto model = load_model(kModel);
+    model->params.train("model.layers.1.mlp.experts.7.*");
+    GradSum sum(ranks, model->params, 3);
+    model->params.prepare_training(Compute::kF32);
+    try {
+      StateWriter("build/no-such-folder/checkpoint-1", *model, 1, "run", Json::object(), ranks,
+                  true)
+          .finish();
+    } catch (const PeerError&) {
+    } catch (const Error& e) {
+      failed += std::string(e.what()).find("not written") != std::string::npos;
+    }
+    comm.barrier("after");  // all are there still, and in step
+  });
+  CHECK(failed == 3);
+  CHECK_FALSE(std::filesystem::exists("build/no-such-folder"));
+}
+
 TEST_CASE("ranks: shares of the update are whole blocks, even, and cover everything once") {
   for (int ranks : {1, 2, 3, 8})
     for (int ep : {1, 2, 4}) {
@@ -356,5 +402,9 @@ TEST_CASE("ranks: experts are placed evenly by tokens and by what trains") {
   }
   const Placement p = place_experts(*model, 2, tokens);
   for (double w : p.work) CHECK(w == doctest::Approx(0.5).epsilon(0.3));
-  CHECK_THROWS_WITH_AS(place_experts(*model, 1000, {}), doctest::Contains("--ep 1000"), Error);
+  CHECK_THROWS_WITH_AS(place_experts(*model, 1000, {}), doctest::Contains("1000 ranks cannot"),
+                       Error);
+  tokens.begin()->second.pop_back();
+  CHECK_THROWS_WITH_AS(place_experts(*model, 2, tokens), doctest::Contains("of another model"),
+                       Error);
 }

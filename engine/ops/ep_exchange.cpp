@@ -168,8 +168,8 @@ struct ExpertCall {
     for (int r = 0; r < size(); ++r)
       if (r != me()) in.push_back({r, own(r).data, own(r).nbytes()});
     Comm::Pending coming = ranks.comm.start({}, in, what);
+    std::vector<Tensor> alive;  // outlives the transfers, which an error may cut short
     std::vector<Comm::Pending> going;
-    std::vector<Tensor> alive;
     each_source([&](int r) {
       if (r != me()) pending.wait();
       alive.push_back(results(from[r]));
