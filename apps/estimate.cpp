@@ -18,6 +18,7 @@
 #include "engine/parallel.h"
 #include "io/memory.h"
 #include "model/estimate.h"
+#include "model/placement.h"
 
 namespace sutor {
 namespace fs = std::filesystem;
@@ -100,10 +101,10 @@ void run(const Args& a) {
   bool checkpoint = is_run_checkpoint(path);
   a.no_effect_unless(!checkpoint && !has_weights(path), "weights", "MODEL has weights");
   const int ranks = static_cast<int>(a.num("ranks")), ep = static_cast<int>(a.num("ep"));
-  check(ranks % ep == 0, "--ep {}: does not divide the {} ranks", ep, ranks);
   a.no_effect_unless(a.given("cluster"), "expert-scores", "there is no --cluster");
   for (const char* o : {"ranks", "ep"})
     a.no_effect_unless(!a.given("cluster"), o, "--cluster shows all numbers of ranks");
+  check(ranks % ep == 0, "--ep {}: does not divide the {} ranks", ep, ranks);
   for (const char* o : {"recompute", "optimizer", "steps"})
     a.no_effect_unless(!a.given("cluster"), o, "--cluster takes times that were measured");
   Ctx ctx = a.context();
@@ -126,6 +127,7 @@ void run(const Args& a) {
     std::string expert_cfg;
     choose_what_trains(a, *model, expert_cfg);
   }
+  if (ep > 1) place_experts(*model, ep, {});  // or what `train` would say
   if (a.given("cluster")) return print_scaling(a, *model, micro[0].ids.numel(), std::ssize(micro));
   Estimate e = estimate_training(
       *model, micro,
@@ -159,7 +161,8 @@ void run(const Args& a) {
                        {"rough_seconds_per_step", step_seconds},
                        {"rough_seconds", seconds}});
   }
-  Table t({"at the peak", "MiB"});
+  Table t(
+      {ranks == 1 ? "at the peak" : fmt::format("at the peak, each of {} ranks", ranks), "MiB"});
   auto mib = [](int64_t bytes) {
     return fmt::format("{:.1f}", static_cast<double>(bytes) / (1 << 20));
   };

@@ -90,6 +90,7 @@ void print_scaling(const Args& a, const Model& model, int64_t tokens, int64_t mi
   Table t({"ranks", "ep", "step, s", "of one rank", "per rank, %", "compute", "experts' rows",
            "gradients", "values", "MB sent"});
   Json rows = Json::array();
+  bool any_crowded = false;
   for (int ranks = 1; ranks <= 1024; ranks *= 2)
     for (int ep = 1; ep <= ranks; ep *= 2) {
       if (ep > 1 && (!shares || ep > model.config.experts)) continue;
@@ -108,13 +109,18 @@ void print_scaling(const Args& a, const Model& model, int64_t tokens, int64_t mi
                       {"values_s", p.values},
                       {"bytes", p.bytes}});
       auto s = [](double v) { return fmt::format("{:.4g}", v); };
-      t.row({std::to_string(ranks), std::to_string(ep), s(p.step),
+      const bool crowded =
+          int64_t{ranks} * cluster.threads > int64_t{cluster.hosts} * cluster.cores;
+      any_crowded |= crowded;
+      t.row({fmt::format("{}{}", ranks, crowded ? "*" : ""), std::to_string(ep), s(p.step),
              fmt::format("{:.2f}x", one.step / p.step),
              fmt::format("{:.0f}", 100 * one.step / p.step / ranks), s(p.compute), s(p.experts),
              s(p.gradients), s(p.values), fmt::format("{:.1f}", p.bytes * 1e-6)});
     }
   if (a.on("json")) return print_json({{"predicted", rows}});
   fmt::print("predicted\n{}", t.text());
+  if (any_crowded)
+    fmt::print("* more threads than the {} hosts have cores: ranks take turns\n", cluster.hosts);
 }
 
 }  // namespace sutor

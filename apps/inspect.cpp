@@ -135,6 +135,8 @@ void run(const Args& a) {
     return inspect_adapter(path, a.on("json"));
   a.no_effect_unless(is_gguf(path), "dtype", "only a .gguf file is unpacked");
   Json state;
+  check(!has(path, "state.json") || is_run_state(path),
+        "{}: is no whole checkpoint: a file that its state.json names is missing", path);
   if (is_run_state(path)) {
     const StateFile file(path);
     file.verify();

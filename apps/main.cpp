@@ -71,8 +71,8 @@ int guarded(const std::string& who, Work&& work) {
   std::string rank;
   if (const int r = rank_that_mpi_gave(); r > 0) {
     // What rank 0 ran into as well is said once: wrong usage always is; else it ends the others.
-    if (code == 2) return code;
     std::this_thread::sleep_for(std::chrono::milliseconds(1000));
+    if (code == 2) return code;
     rank = fmt::format("rank {}: ", r);
   }
   quiet_rank = false;

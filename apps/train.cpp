@@ -6,6 +6,7 @@
 #include <csignal>
 #include <cstdio>
 #include <filesystem>
+#include <sstream>
 
 #include "apps/commands.h"
 #include "apps/common.h"
@@ -252,6 +253,25 @@ void run_rank(const Args& a, Ctx ctx, const Ranks& ranks) {
     check(longest_document(*set) <= model->config.max_positions,
           "{}: max_position_embeddings is {}, the longest document has {} tokens: lower --seq {}",
           model->config.where, model->config.max_positions, longest_document(*set), a.num("seq"));
+  // Before the first message that depends on it: a rank with other options or files than the lead
+  // would train towards another model. What only one rank shows or does may differ.
+  RunRecord record = record_of(a);
+  if (!ranks.alone()) {
+    std::string mine;
+    for (const auto& [key, value] : record.config.items())
+      if (key != "threads" && key != "quiet" && key != "verbose" && key != "json")
+        mine += fmt::format("--{}={}\n", key, value.dump());
+    std::istringstream identity(record.identity);
+    for (std::string line; std::getline(identity, line);)
+      for (const char* file : {"data=", "model=", "experts=", "adapter="})
+        if (line.starts_with(file)) mine += "what is in " + line + "\n";
+    ranks.world.wait_patiently(
+        true);  // reading the model for its hash takes one longer than another
+    const std::string leads = ranks.world.broadcast(mine, 0, "options and files");
+    ranks.world.wait_patiently(false);
+    check(mine == leads, "has other options or files than rank 0: {}", differing_keys(leads, mine));
+    ranks.world.barrier("options and files");
+  }
   const Fits fits = check_fits(a, *model, rows, ctx.compute, ranks);
   model->recompute = fits.recompute;
   const std::string placement = share_experts(a, *model, ranks);
@@ -277,18 +297,12 @@ void run_rank(const Args& a, Ctx ctx, const Ranks& ranks) {
         "{}: has no checkpoint to resume{}; start without --resume", out,
         torn.empty() ? "" : fmt::format(" ({} is not whole)", torn));
   if (!torn.empty()) note("{}: is not whole; going on from {}\n", torn, newest);
-  RunRecord record;
   std::optional<NewFolder> folder;
-  if (ranks.lead()) {
-    record = record_of(a);
-    folder.emplace(out);
-  }
-  ranks.world.wait_patiently(true);  // the lead reads the data and the model for their hashes
-  record.identity = ranks.world.broadcast(record.identity, 0, "identity of the run");
-  ranks.world.wait_patiently(false);
+  if (ranks.lead()) folder.emplace(out);
   newest = ranks.world.broadcast(newest, 0, "checkpoint to resume");
   if (!newest.empty()) done = read_state(newest, *model, record.identity);
   check(done <= opt.steps, "{}: is at step {}, --steps is {}", newest, done, opt.steps);
+  ranks.world.barrier("checkpoint to resume");  // read by all: only now is the folder touched
   std::optional<Log> log;
   if (ranks.lead()) {
     write_file_atomic(out + "/run.yaml", a.yaml());

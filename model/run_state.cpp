@@ -47,8 +47,9 @@ std::vector<Part> parts_of(const Param& p) {
 
 int64_t pieces_of(int64_t elements, int64_t per) { return (elements + per - 1) / per; }
 
-// Which of two runs' "key=value" lines differ, by key.
-std::string differences(const std::string& a, const std::string& b) {
+}  // namespace
+
+std::string differing_keys(const std::string& a, const std::string& b) {
   std::map<std::string, std::set<std::string>> values;  // the same in both: one
   std::map<std::string, int> times;
   for (const std::string* text : {&a, &b}) {
@@ -64,8 +65,6 @@ std::string differences(const std::string& a, const std::string& b) {
     if (v.size() > 1 || times[key] == 1) keys.push_back(key);
   return fmt::format("{}", fmt::join(keys, ", "));
 }
-
-}  // namespace
 
 StateWriter::StateWriter(const std::string& dir, Model& model, int64_t step, const std::string& run,
                          const Json& more, const Ranks& ranks, bool background)
@@ -251,7 +250,7 @@ int64_t read_state(const std::string& dir, Model& model, const std::string& run)
   const StateFile state(dir);
   const auto was = get<std::string>(state.json(), "run", dir);
   check(was == run, "{}: was made by a run with other data, model or settings: {}", dir,
-        differences(was, run));
+        differing_keys(was, run));
   // to[lo..hi) of the tensor; `also`, of all of it, is what values are made of.
   auto read = [&](const std::string& name, const Tensor& to, int64_t lo, const Tensor& also) {
     const int64_t hi = lo + to.numel();

@@ -77,6 +77,9 @@ class StateFile {
   std::vector<std::shared_ptr<class SafetensorsFile>> files_;
 };
 
+// Which of two runs' "key=value" lines differ, by key.
+std::string differing_keys(const std::string& a, const std::string& b);
+
 bool is_run_state(const std::string& dir);  // the manifest is there, and every file that it needs
 
 // The newest complete checkpoint-N in a run folder; empty when there is none. `torn`, if given,

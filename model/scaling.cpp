@@ -7,7 +7,7 @@
 #include <functional>
 #include <map>
 
-#include "engine/error.h"
+#include "io/file.h"
 
 namespace sutor {
 namespace {
@@ -62,7 +62,7 @@ Cluster read_cluster(const std::string& file) {
   Cluster c;
   YAML::Node root;
   try {
-    root = YAML::LoadFile(file);
+    root = YAML::Load(read_file(file));
   } catch (const YAML::Exception& e) {
     fail("{}: {}", file, e.msg);
   }

@@ -265,6 +265,31 @@ TEST_CASE("mpi: inference shares the experts: the same answers, scores and losse
   CHECK(a["score"] == b["score"]);
 }
 
+TEST_CASE(
+    "mpi: a rank with other options or files than the lead is refused before anything is done") {
+  if (!have_mpi()) return;
+  Folder f;
+  const std::string same = kTrain + "--steps 2 --out " + (f / "run");
+  auto two = [&](const std::string& first, const std::string& second) {
+    return run(f, same + first + " : -n 1 " + binary() + " " + same + second, mpirun(1));
+  };
+  struct Case {
+    const char *lead, *other, *says;
+  };
+  for (const Case& c : {Case{" --seed 1", " --seed 2", "--seed\n"},
+                        {"", " --ep 2", "--ep\n"},
+                        {" --aux-loss 0.1", "", "--aux-loss\n"}}) {
+    CAPTURE(c.says);
+    const Result r = two(c.lead, c.other);
+    CAPTURE(r.err);
+    CHECK(r.code == 1);
+    CHECK(r.err.find(std::string("rank 1: has other options or files than rank 0: ") + c.says) !=
+          r.err.npos);
+    CHECK_FALSE(fs::exists(f / "run"));
+  }
+  CHECK(two("", " --verbose").code == 0);
+}
+
 TEST_CASE("mpi: wrong input is said once, in one line") {
   if (!have_mpi()) return;
   Folder f;

@@ -10,6 +10,7 @@ set -eu
 [ $# -ge 5 ] || { sed -n '2,8s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 ranks=$1 model=$2 data=$3 experts=$4 out=$5
 shift 5
+[ "$ranks" -ge 1 ] || { echo "RANKS is $ranks: 1 or more" >&2; exit 2; }
 : "${SUTOR:=$(dirname "$0")/../../build/sutor}"
 # --bind-to none: by default Open MPI binds each of one or two ranks to a single core.
 exec mpirun -n "$ranks" ${HOSTFILE:+--hostfile "$HOSTFILE"} --bind-to none ${MPIRUN_OPTIONS:-} \
