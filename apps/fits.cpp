@@ -152,9 +152,4 @@ Fits check_fits(const Args& a, const Model& model, const std::vector<TrainRow>& 
   return fits;
 }
 
-Fits check_fits(const Args& a, const Model& model, const std::vector<TrainRow>& rows,
-                Compute compute) {
-  return check_here(a, model, rows, compute, {}, 1);
-}
-
 }  // namespace sutor

@@ -17,9 +17,7 @@ struct Fits {
 // After choose_what_trains(). Throws one line when the run cannot fit, in the machine's memory or
 // in --max-memory (GiB; then recomputing is tried too); says so on stderr when it fits only by
 // reading weights from the disk in every step.
-Fits check_fits(const Args& a, const Model& model, const std::vector<TrainRow>& rows,
-                Compute compute);
-// On several ranks the first one decides.
+// On several ranks the first one decides, for its share of its host's memory.
 Fits check_fits(const Args& a, const Model& model, const std::vector<TrainRow>& rows,
                 Compute compute, const Ranks& ranks);
 

@@ -44,6 +44,16 @@ std::string mpirun(int ranks) {
       ranks);
 }
 
+// A shell command in the background.
+pid_t started(const std::string& command) {
+  const pid_t pid = fork();
+  if (pid == 0) {
+    execl("/bin/sh", "sh", "-c", command.c_str(), nullptr);
+    _exit(127);
+  }
+  return pid;
+}
+
 // The losses of a run by step, as printed; a step done twice must have come to the same.
 std::map<int64_t, std::string> losses(const std::string& run) {
   std::map<int64_t, std::string> out;
@@ -140,11 +150,7 @@ TEST_CASE(
         fmt::format("exec env {} \"{}\" {} {} --out {} {} {} >{}/.out 2>&1", mpirun(ranks),
                     std::getenv("SUTOR"), kTrain, steps, out, ranks == 4 ? "--ep 2" : "",
                     fs::exists(out + "/run.yaml") && done > 0 ? "--resume" : "", f.path);
-    const pid_t pid = fork();
-    if (pid == 0) {
-      execl("/bin/sh", "sh", "-c", command.c_str(), nullptr);
-      _exit(127);
-    }
+    const pid_t pid = started(command);
     // From before the first step to beyond the last.
     std::this_thread::sleep_for(std::chrono::milliseconds(250 + draw(1000) % 900));
     const std::vector<pid_t> alive = ranks_of(pid);
@@ -194,11 +200,7 @@ TEST_CASE("mpi: a rank that hangs is named within the timeout, and the run ends 
   const std::string command =
       fmt::format("exec env {} \"{}\" {} --steps 100000 --comm-timeout 2 --out {} >{}/.out 2>&1",
                   mpirun(3), std::getenv("SUTOR"), kTrain, f / "run", f.path);
-  const pid_t pid = fork();
-  if (pid == 0) {
-    execl("/bin/sh", "sh", "-c", command.c_str(), nullptr);
-    _exit(127);
-  }
+  const pid_t pid = started(command);
   for (int i = 0; i < 300 && losses(f / "run").empty(); ++i)
     std::this_thread::sleep_for(std::chrono::milliseconds(50));
   const std::vector<pid_t> ranks = ranks_of(pid);
@@ -227,11 +229,7 @@ TEST_CASE("mpi: SIGTERM to the ranks ends the run after its step with a checkpoi
   const std::string command =
       fmt::format("exec env {} \"{}\" {} --steps 100000 --out {} >{}/.out 2>&1", mpirun(2),
                   std::getenv("SUTOR"), kTrain, f / "run", f.path);
-  const pid_t pid = fork();
-  if (pid == 0) {
-    execl("/bin/sh", "sh", "-c", command.c_str(), nullptr);
-    _exit(127);
-  }
+  const pid_t pid = started(command);
   for (int i = 0; i < 300 && losses(f / "run").empty(); ++i)
     std::this_thread::sleep_for(std::chrono::milliseconds(50));
   const std::vector<pid_t> ranks = ranks_of(pid);
@@ -250,7 +248,11 @@ TEST_CASE("mpi: inference shares the experts: the same answers, scores and losse
   const std::string model = "tests/goldens/esft_train/model";
   const std::string generate =
       "generate " + model + " --prompt User --max-tokens 12 --temperature 0 --quiet";
-  CHECK(run(f, generate).out == run(f, generate, mpirun(3)).out);
+  const Result alone = run(f, generate), shared = run(f, generate, mpirun(3));
+  CHECK(alone.code == 0);
+  CHECK(shared.code == 0);
+  CHECK(alone.out.size() > 1);
+  CHECK(alone.out == shared.out);
   const std::string score =
       "score " + model + " --data tests/goldens/esft_train/rows.jsonl --quiet ";
   CHECK(run(f, score + "--out " + (f / "one.json")).code == 0);
